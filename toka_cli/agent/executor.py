@@ -1,0 +1,132 @@
+"""AgentExecutor: the graph of one agent's tasks. Starts what may start, at most `parallel` at once, in order of the brief; asks the kernel before each
+attempt and tells it how the attempt ended. Never decides what counts: success, another try and the end of the run are the kernel's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from toka_cli.agent.client import Client, OwnerGone
+from toka_cli.agent.strands import Cancelled, Scheduler, Signal, Strand
+from toka_cli.agent.task import TaskExecutor
+from toka_cli.errors import TokaError
+from toka_cli.events import Outcome
+from toka_cli.protocol import messages as m
+
+
+@dataclass(slots=True)
+class AgentExecutor:
+    """Executes an agent's tasks until none is left or it is told to stop."""
+
+    brief: m.AgentBrief
+    client: Client
+    scheduler: Scheduler
+    tasks: TaskExecutor
+    stop_reason: str | None = None
+    paused: Signal | None = None
+    running: dict[str, Strand] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    changed: Signal | None = None
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more and end what runs; its attempts are reported as stopped."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            for strand in list(self.running.values()):
+                self.scheduler.cancel(strand)
+            self.resume()
+            self._wake()
+
+    def pause(self) -> None:
+        """Start nothing new until `resume`."""
+        if self.paused is None and self.stop_reason is None:
+            self.paused = Signal(self.scheduler)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.paused is not None:
+            self.paused.set()
+            self.paused = None
+
+    async def run(self) -> None:
+        """The main path: start, wait for a change, until all tasks have ended."""
+        waiting = {task.id: task for task in self.brief.tasks}
+        failed: str | None = None
+        while waiting or self.running:
+            await self._while_paused()
+            if failed is None:
+                failed = next((task for task, end in self.ended.items() if end == "failed"), None)
+            if self.stop_reason is None:
+                await self._skip(waiting, failed)
+                self._start(waiting)
+            elif not self.running:
+                return
+            if self.running:
+                self.changed = Signal(self.scheduler)
+                await self.changed.wait()
+
+    async def _while_paused(self) -> None:
+        while self.paused is not None and not self.running:
+            await self.paused.wait()
+
+    async def _skip(self, waiting: dict[str, m.TaskBrief], failed: str | None) -> None:
+        """After a failure that is not allowed nothing new starts, as in the steps of a CI job; the reason names the task that failed."""
+        if failed is None:
+            return
+        for task in list(waiting.values()):
+            del waiting[task.id]
+            blamed = next((name for name in task.depends_on if self.ended.get(name) in {"failed", "skipped"}), None)
+            reason = f"dependency_failed: {blamed}" if blamed else f"task_failed: {failed}"
+            self.ended[task.id] = "skipped"
+            await self.client.call("task.skip", m.SkipTask(task.id, reason), m.Ack)
+
+    def _start(self, waiting: dict[str, m.TaskBrief]) -> None:
+        if self.paused is not None:
+            return
+        for task in list(waiting.values()):
+            if len(self.running) >= self.brief.parallel:
+                return
+            # A name that is not in this brief ended in an earlier life of the agent.
+            if not any(name in waiting or name in self.running for name in task.depends_on):
+                del waiting[task.id]
+                self.running[task.id] = self.scheduler.spawn(self._one(task))
+
+    async def _one(self, task: m.TaskBrief) -> None:
+        try:
+            self.ended[task.id] = await self._attempts(task)
+        finally:
+            del self.running[task.id]
+            self._wake()
+
+    async def _attempts(self, task: m.TaskBrief) -> str:
+        """Attempts at one task until the kernel's verdict is not `retry`; `succeeded`, `failed` or `stopped`."""
+        attempt = 1
+        while True:
+            go = await self.client.call("attempt.start", m.StartAttempt(task.id, attempt), m.Go)
+            if not go.go:
+                return "failed"
+            ok, reason, outcome = await self._attempt(task)
+            verdict = await self.client.call("attempt.finish", m.FinishAttempt(task.id, attempt, ok, reason, outcome), m.Verdict)
+            if verdict.verdict != "retry":
+                return verdict.verdict
+            try:
+                await self.scheduler.rest((), verdict.delay_s)
+            except Cancelled:
+                return "stopped"
+            attempt += 1
+
+    async def _attempt(self, task: m.TaskBrief) -> tuple[bool, str | None, Outcome]:
+        try:
+            return await self.tasks.attempt(task)
+        except Cancelled:
+            return False, f"stopped: {self.stop_reason}", Outcome()
+        except OwnerGone:
+            raise
+        except TokaError as error:
+            return False, f"{error.code}: {error.message}", Outcome(stderr=error.hint or "")
+        except Exception as error:  # noqa: BLE001  one task's surprise must not take the agent's other tasks with it
+            return False, f"internal: {type(error).__name__}: {error}", Outcome()
+
+    def _wake(self) -> None:
+        if self.changed is not None:
+            self.changed.set()

@@ -1,0 +1,75 @@
+"""The cell: one agent at work behind its door. In: the door, and an environment that is complete. Out: exit status 0 once the kernel knows everything.
+
+Says hello with the limits that hold, gets its brief, executes, says finish. Never has a key, the state file or the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from toka_cli.agent.client import Client, OwnerGone
+from toka_cli.agent.command import CommandRunner
+from toka_cli.agent.executor import AgentExecutor
+from toka_cli.agent.strands import Scheduler
+from toka_cli.agent.task import TaskExecutor
+from toka_cli.protocol import messages as m
+
+# Without a limit in the spec, a command may still not fill the disk of the machine.
+DEFAULT_OUTPUT_BYTES = 10 << 20
+
+
+def run(door: socket.socket, isolation: dict[str, Any]) -> int:
+    """Work until done; the exit status of the cell: 0 done, 3 the kernel is gone."""
+    scheduler = Scheduler()
+    cell = _Cell(door, scheduler, isolation)
+    try:
+        scheduler.run(cell.work())
+    except OwnerGone:
+        return 3
+    return 0
+
+
+class _Cell:
+    def __init__(self, door: socket.socket, scheduler: Scheduler, isolation: dict[str, Any]) -> None:
+        self.scheduler = scheduler
+        self.isolation = isolation
+        self.client = Client(door, scheduler, self.order)
+        self.executor: AgentExecutor | None = None
+        self.early: list[m.Message] = []
+
+    def order(self, message: m.Message) -> None:
+        """An order of the kernel. One that comes before the brief is kept."""
+        executor = self.executor
+        if executor is None:
+            self.early.append(message)
+        elif isinstance(message, m.StopAgent):
+            executor.stop(message.reason)
+        elif isinstance(message, m.PauseAgent):
+            executor.pause()
+        elif isinstance(message, m.ResumeAgent):
+            executor.resume()
+
+    async def work(self) -> None:
+        brief = await self.client.call("agent.hello", m.Hello(os.getpid(), self.isolation), m.AgentBrief)
+        output_bytes = brief.limits.output_bytes if brief.limits.output_bytes is not None else DEFAULT_OUTPUT_BYTES
+        runner = CommandRunner(self.scheduler, dict(os.environ), brief.workdir, output_bytes)
+        with tempfile.TemporaryDirectory(prefix="task-", ignore_cleanup_errors=True) as scratch:
+            tasks = TaskExecutor(brief, self.client, runner, Path(scratch))
+            self.executor = AgentExecutor(brief, self.client, self.scheduler, tasks)
+            for message in self.early:
+                self.order(message)
+            beats = self.scheduler.spawn(self._beat(brief.heartbeat_s))
+            await self.executor.run()
+            self.scheduler.cancel(beats)
+            await self.client.call("agent.finish", m.FinishAgent(), m.Ack)
+
+    async def _beat(self, every_s: float) -> None:
+        with suppress(OwnerGone):
+            while True:
+                await self.scheduler.rest((), every_s)
+                self.client.notify("agent.beat", m.Beat())

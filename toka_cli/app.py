@@ -1,0 +1,124 @@
+"""The command line: global options, commands, and the one place where errors become exit codes and words on stderr.
+
+Commands import what they need when they run, so that `--help` and `agent list` stay quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toka_cli import __version__
+from toka_cli.commands import agent, audit, run, runtime, spec
+from toka_cli.commands.context import Color, Format, Globals
+from toka_cli.commands.orchestrate import orchestrate
+from toka_cli.commands.output import Output
+from toka_cli.errors import EXIT_BUG, EXIT_SIGINT, EXIT_USAGE, Bug, TokaError, UsageError
+
+app = typer.Typer(
+    name="toka",
+    help="Run teams of LLM agents as real processes, with limits, gates, budgets and exit codes that scripts can trust.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("orchestrate")(orchestrate)
+app.add_typer(agent.app, name="agent")
+app.add_typer(run.app, name="run")
+app.add_typer(runtime.app, name="runtime")
+app.add_typer(spec.app, name="spec")
+app.add_typer(audit.app, name="audit")
+
+# Typer keeps click inside itself; this is the base of its usage errors, reached through the one that is public.
+_CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"toka {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    context: typer.Context,
+    state_dir: Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help="Where runs are recorded (TOKA_STATE_DIR).")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The user's toka.toml (TOKA_CONFIG).")] = None,
+    color: Annotated[Color, typer.Option("--color", help="When to colour.")] = Color.AUTO,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only data and errors.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for more still.")] = 0,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options before the command."""
+    context.obj = Globals(state_dir, config, color, quiet, verbose)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code. Never raises, never shows a traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
+    name = " ".join(word for word in words[:2] if not word.startswith("-"))
+    try:
+        result = app(args=words, prog_name="toka", standalone_mode=False)
+    except TokaError as error:
+        return _report_bug(error) if isinstance(error, Bug) else _output(words).fail(name, error)
+    except _CLICK_ERROR as error:
+        return _output(words).fail(name, _usage_error(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_SIGINT
+    except BrokenPipeError:
+        _silence_stdout()
+        return 0
+    except Exception as error:  # noqa: BLE001  the last stop: a report file instead of a traceback
+        return _report_bug(error)
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Any) -> UsageError:
+    """Click's words in our form, with the way to the help."""
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "toka"
+    usage = UsageError(error.format_message(), hint=f"{path} --help")
+    usage.exit_code = EXIT_USAGE
+    return usage
+
+
+def _output(words: list[str]) -> Output:
+    """Where errors go when no command has said how it prints: -o is looked for among the words."""
+    form = "text"
+    for index, word in enumerate(words):
+        if word in {"-o", "--output"} and index + 1 < len(words):
+            form = words[index + 1]
+        elif word.startswith("--output="):
+            form = word.partition("=")[2]
+        elif word.startswith("-o") and len(word) > 2 and not word.startswith("--"):
+            form = word[2:]
+    return Globals().output(Format(form) if form in set(Format) else Format.TEXT)
+
+
+def _report_bug(error: Exception) -> int:
+    """A file with the traceback, and one line that names it."""
+    text = f"toka {__version__}\npython {sys.version}\n{sys.platform}\nargv: {sys.argv[1:]}\n\n{''.join(traceback.format_exception(error))}"
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="toka-bug-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        where = f"the details are in {path}"
+    except OSError:
+        where = "and the details could not be written"
+    sys.stderr.write(f"error: this is a bug in toka, not your mistake: {type(error).__name__}; {where}\n")
+    return EXIT_BUG
+
+
+def _silence_stdout() -> None:
+    """What is still buffered would raise again when Python flushes it at exit."""
+    try:
+        void = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(void, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

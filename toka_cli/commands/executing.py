@@ -1,0 +1,158 @@
+"""`toka runtime exec`: one piece of code, one command or one tool call as a run of one agent with one task, and the unified result."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from toka_cli.commands.context import Format, Globals
+from toka_cli.commands.durations import seconds, share, size
+from toka_cli.commands.planning import Asked, prepare_loaded
+from toka_cli.commands.running import run_here
+from toka_cli.errors import EXIT_REFUSED, EXIT_RUN_FAILED, EXIT_TIMED_OUT, NotFound, UsageError
+from toka_cli.spec.load import load_text
+from toka_cli.spec.target import parse_arguments
+from toka_cli.state.snapshot import AgentView, TaskView
+
+NAME: Final = "exec"
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came of it. What cannot be known is None; memory is that of the largest process, in bytes; times in seconds."""
+
+    ok: bool
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    output: str
+    stderr: str
+    duration_s: float | None
+    peak_memory_bytes: int | None
+    cpu_time_s: float | None
+    isolation: dict[str, Any]
+    artifacts: list[str]
+    value: Any
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was asked for on the command line; exactly one of the first four."""
+
+    python: Path | None
+    javascript: Path | None
+    shell: str | None
+    tool: str | None
+    arguments: tuple[str, ...]
+    grants: tuple[str, ...]
+    memory: str | None
+    cpu: str | None
+    timeout: str | None
+    workdir: Path | None
+    no_sandbox: bool
+
+
+def run_target(cli: Globals, target: Target, form: Format) -> int:
+    """Run it in a cell; prints its output, or the unified result; the exit status to end with."""
+    out = cli.output(form)
+    spec = msgspec.json.encode(_spec(target)).decode("utf-8")
+    loaded = load_text(spec, path="command line").checked()
+    ready = prepare_loaded(cli, Asked(specs=(), workdir=target.workdir, no_sandbox=target.no_sandbox), loaded, out)
+    view = run_here(cli, ready, form, quiet=True)
+    agent = view.agents[0]
+    result = _result(agent, agent.tasks[0])
+    code = exit_code_of(result)
+    if form is Format.TEXT:
+        _print(result)
+    out.emit("runtime exec", {"result": result}, exit_code=code, text=())
+    if result.reason is not None and result.exit_code is None:
+        out.note(f"{NAME}: {result.reason}")
+    return code
+
+
+def exit_code_of(result: Result) -> int:
+    """The code's own exit status; by reason where it has none: 124 for its time limit, 5 for a refusal, 128 + signal, else 1."""
+    reason = result.reason or ""
+    if "limit.task_timeout" in reason or "limit.timeout" in reason:
+        return EXIT_TIMED_OUT
+    if "capability_denied" in reason:
+        return EXIT_REFUSED
+    if result.exit_code is not None and not result.ok:
+        return result.exit_code or EXIT_RUN_FAILED
+    if result.signal is not None:
+        return 128 + result.signal
+    return 0 if result.ok else EXIT_RUN_FAILED
+
+
+def _spec(target: Target) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    # Checked here, so that the message names the option and not a line of a file that nobody wrote.
+    for option, name, text, check in (
+        ("--memory", "max_memory", target.memory, size),
+        ("--cpu", "max_cpu", target.cpu, share),
+        ("--timeout", "task_timeout", target.timeout, seconds),
+    ):
+        if text is not None:
+            check(option, text)
+            limits[name] = text
+    return {
+        "metadata": {"name": NAME, "workstream": "runtime exec"},
+        "tasks": [{"id": NAME, "description": "toka runtime exec", **_what(target)}],
+        "security": {"capabilities_required": list(target.grants), "resource_limits": limits},
+        "restart": {"policy": "never"},
+    }
+
+
+def _what(target: Target) -> dict[str, Any]:
+    chosen = [each for each in (target.python, target.javascript, target.shell, target.tool) if each is not None]
+    if len(chosen) != 1:
+        raise UsageError("say one of --python FILE, --js FILE, --shell CMD, --tool NAME")
+    if target.arguments and target.tool is None:
+        raise UsageError(f"unexpected argument {target.arguments[0]!r}", hint="k=v arguments go with --tool")
+    if target.python is not None:
+        return {"code": {"python": _source(target.python)}}
+    if target.javascript is not None:
+        return {"code": {"javascript": _source(target.javascript)}}
+    if target.shell is not None:
+        return {"run": target.shell}
+    return {"tool": target.tool, "args": parse_arguments(target.arguments)}
+
+
+def _source(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text") from error
+
+
+def _result(agent: AgentView, task: TaskView) -> Result:
+    ok = task.state == "succeeded"
+    return Result(
+        ok=ok,
+        exit_code=task.exit_code,
+        signal=task.signal,
+        reason=None if ok else (task.reason or agent.reason),
+        output=task.output,
+        stderr=task.stderr,
+        duration_s=task.duration_s,
+        peak_memory_bytes=task.peak_memory_bytes,
+        cpu_time_s=task.cpu_time_s,
+        isolation=agent.isolation,
+        artifacts=[task.artifact] if task.artifact else [],
+        value=task.value,
+        run_id=agent.run_id,
+    )
+
+
+def _print(result: Result) -> None:
+    """The code's own output, on its own streams, as it was: this is a program's output, asked for by name, as `docker run` would give it."""
+    sys.stdout.write(result.output)
+    sys.stderr.write(result.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()

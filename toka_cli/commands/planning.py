@@ -1,0 +1,179 @@
+"""From a command line to a plan: settings, specs, the machine's facts. Prints warnings and notes; starts nothing and writes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toka_cli import paths
+from toka_cli.commands.context import Globals
+from toka_cli.commands.output import Output
+from toka_cli.errors import InvalidSpecs, NotFound, UsageError
+from toka_cli.plan.options import Machine, PlanOptions
+from toka_cli.plan.plan import Plan
+from toka_cli.plan.planner import make_plan
+from toka_cli.settings import Settings, load_settings
+from toka_cli.spec.load import Loaded, dump_yaml, load_paths
+from toka_cli.spec.model import ResourceLimits
+from toka_cli.supervisor.resources import machine_memory_bytes
+from toka_cli.tools.catalog import ToolCatalog
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for on the command line, before files and settings are read. Durations in seconds."""
+
+    specs: tuple[str, ...]
+    preview: bool = False
+    max_agents: str | None = None
+    timeout_s: float | None = None
+    fail_fast: bool = False
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
+    workdir: Path | None = None
+    no_sandbox: bool = False
+    require_sandbox: str | None = None
+    allow_missing: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A plan that can be run, and what it was made from."""
+
+    plan: Plan
+    settings: Settings
+    spec_text: str
+
+
+def settings_of(cli: Globals, workdir: Path, flags: dict[str, object] | None = None) -> tuple[Settings, dict[str, str]]:
+    """The settings that apply in `workdir`, and where each value came from. Raises InvalidSpecs, NotFound."""
+    if cli.config is not None and not cli.config.is_file():
+        raise NotFound(f"no such file: {cli.config}", hint="--config names a toka.toml")
+    user_file = cli.config or paths.user_config_file(os.environ)
+    project_file = workdir / "toka.toml"
+    return load_settings(
+        flags or {}, os.environ, project_file if project_file.is_file() else None, user_file if user_file.is_file() else None
+    )
+
+
+def prepare(cli: Globals, asked: Asked, output: Output) -> Ready:
+    """Load, check and plan. Prints warnings (and, with -v, what was normalised) to stderr. Raises TokaError for everything that stands in the way."""
+    return prepare_loaded(cli, asked, load_specs(asked.specs, strict=asked.strict, output=output).checked(), output)
+
+
+def load_specs(specs: Sequence[str], *, strict: bool, output: Output) -> Loaded:
+    """Load specs; with -v what was normalised is said. Raises NotFound."""
+    stdin = sys.stdin.buffer.read() if "-" in specs else None
+    loaded = load_paths(specs, stdin=stdin, strict=strict)
+    for note in loaded.notes:
+        output.detail(f"{note.path}:{note.line}:{note.column}: {note.message}")
+    return loaded
+
+
+def prepare_loaded(cli: Globals, asked: Asked, loaded: Loaded, output: Output) -> Ready:
+    """Plan what was loaded. Raises TokaError."""
+    workdir = _workdir(asked, loaded)
+    settings, _ = settings_of(cli, workdir)
+    planned = make_plan(loaded.agents, loaded.orchestration, _options(asked, settings, workdir), machine(settings), known_tools())
+    problems = [*loaded.warnings, *planned.problems]
+    if planned.plan is None:
+        raise InvalidSpecs(problems)
+    for note_text in planned.notes:
+        output.detail(note_text)
+    for problem in loaded.warnings:
+        output.warn(f"{problem.where}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
+    for warning in planned.plan.warnings:
+        output.warn(warning)
+    return Ready(planned.plan, settings, spec_text(loaded))
+
+
+def machine(settings: Settings) -> Machine:
+    """What this machine is and which limits and walls this version of toka can hold on it: rlimits and the owner's clocks, nothing more yet."""
+    not_yet = "this version of toka sets rlimits only"
+    return Machine(
+        cpu_count=os.cpu_count() or 1,
+        memory_bytes=machine_memory_bytes(),
+        start_method=start_method(settings),
+        notes=(
+            ("filesystem", not_yet, ""),
+            ("network", not_yet, ""),
+            ("memory", "a limit of the whole tree is not held; RLIMIT_DATA stands behind as a backstop for each process", ""),
+            ("cpu", not_yet, ""),
+            ("processes", not_yet, ""),
+        ),
+    )
+
+
+def start_method(settings: Settings) -> str:
+    """`forkserver` or `fresh`: as the settings say; `auto` is the fork server where the system can fork."""
+    chosen = settings.process.start_method
+    if chosen == "auto":
+        return "forkserver" if hasattr(os, "fork") else "fresh"
+    return chosen
+
+
+def known_tools() -> dict[str, str | None]:
+    """Built-in tools by name, with the power each needs."""
+    return {info.name: info.power for info in ToolCatalog().describe()}
+
+
+def spec_text(loaded: Loaded) -> str:
+    """What was asked for, as one YAML text: normalised specs, kept with the run."""
+    documents: dict[str, Any] = {"agents": [agent.spec.model_dump(mode="json", exclude_defaults=True) for agent in loaded.agents]}
+    return dump_yaml(documents)
+
+
+def _workdir(asked: Asked, loaded: Loaded) -> Path:
+    chosen = asked.workdir
+    if chosen is None and loaded.orchestration is not None and loaded.orchestration.workdir is not None:
+        chosen = Path(loaded.orchestration.workdir)
+    folder = (chosen or Path.cwd()).expanduser().absolute()
+    if not folder.is_dir():
+        raise NotFound(f"no such directory: {folder}", hint="--workdir names the directory that the agents work on")
+    return folder.resolve()
+
+
+def _options(asked: Asked, settings: Settings, workdir: Path) -> PlanOptions:
+    return PlanOptions(
+        workdir=str(workdir),
+        max_agents=_max_agents(asked.max_agents),
+        max_concurrent=settings.process.max_concurrent_processes,
+        timeout_s=asked.timeout_s,
+        fail_fast=asked.fail_fast,
+        only=asked.only,
+        skip=asked.skip,
+        when=asked.when,
+        allow_missing=asked.allow_missing,
+        no_sandbox=asked.no_sandbox,
+        require_sandbox=_level(asked.require_sandbox),
+        strict=asked.strict,
+        preview=asked.preview,
+        default_limits=ResourceLimits(
+            memory_bytes=settings.resources.max_memory_bytes,
+            cpu_share=settings.resources.cpu_share,
+            task_timeout_s=settings.resources.max_task_duration_s,
+            max_tool_calls=settings.resources.max_tool_calls_per_task,
+        ),
+    )
+
+
+def _max_agents(text: str | None) -> Any:
+    if text is None or text == "auto":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--max-agents takes a number from 1 on, or auto; not {text!r}")
+    return int(text)
+
+
+def _level(text: str | None) -> Any:
+    if text not in {None, "full", "standard"}:
+        raise UsageError(f"--require-sandbox takes full or standard; not {text!r}")
+    return text
+
+

@@ -1,0 +1,1 @@
+"""Answers every call an agent makes: checks, counts, records, then acts."""

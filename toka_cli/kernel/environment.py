@@ -1,0 +1,60 @@
+"""The environment of a cell, complete: names from an allow list, private folders, and who the agent is. No key is ever on the list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from toka_cli.plan.plan import PlannedAgent
+
+KEPT: Final = frozenset({"LANG", "LANGUAGE", "TZ", "SOURCE_DATE_EPOCH", "CI"})
+KEPT_PREFIX: Final = "LC_"
+DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+# What survives in a variable that comes from a spec: anything printable on one line.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def cell_environment(
+    caller: Mapping[str, str], planned: PlannedAgent, *, agent_id: str, run_id: str, workdir: str, private: Path, python: str
+) -> dict[str, str]:
+    """The environment for an agent's cell. `private` is a folder of its own: HOME, TMPDIR and caches lie in it."""
+    environment = {name: value for name, value in caller.items() if name in KEPT or name.startswith(KEPT_PREFIX)}
+    environment |= {
+        "PATH": absolute_path(caller.get("PATH", "")),
+        "TERM": "dumb",
+        "HOME": str(private / "home"),
+        "TMPDIR": str(private / "tmp"),
+        "XDG_CACHE_HOME": str(private / "cache"),
+        "PIP_CACHE_DIR": str(private / "cache" / "pip"),
+        "UV_CACHE_DIR": str(private / "cache" / "uv"),
+        "npm_config_cache": str(private / "cache" / "npm"),
+        "CARGO_HOME": str(private / "cache" / "cargo"),
+        "TOKA_RUN_ID": run_id,
+        "TOKA_PYTHON": python,
+        "AGENT_ID": agent_id,
+        "AGENT_NAME": planned.name,
+        "AGENT_DOMAIN": planned.domain or "",
+        "AGENT_PRIORITY": planned.priority,
+        "AGENT_BRANCH": planned.branch or "",
+        "AGENT_WORKDIR": workdir,
+        "WORKSTREAM": planned.workstream,
+    }
+    rustup = caller.get("RUSTUP_HOME") or (f"{caller['HOME']}/.rustup" if caller.get("HOME") else "")
+    if rustup and "cargo-execution" in planned.grants:
+        # The toolchain is found by this name once HOME is private; credentials lie in CARGO_HOME, which is private too.
+        environment["RUSTUP_HOME"] = rustup
+    return {name: _UNPRINTABLE.sub(" ", value) for name, value in environment.items()}
+
+
+def make_private(private: Path) -> None:
+    """Create the folders that the environment names."""
+    for name in ("home", "tmp", "cache"):
+        (private / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def absolute_path(path: str) -> str:
+    """PATH without empty and relative entries, through which a program planted in the workdir would be found."""
+    entries = [entry for entry in path.split(":") if entry.startswith("/")]
+    return ":".join(entries) or DEFAULT_PATH

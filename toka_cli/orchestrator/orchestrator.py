@@ -1,0 +1,180 @@
+"""The orchestrator: makes a plan happen. An agent starts the moment its dependencies allow it and a slot is free; what cannot start any more is skipped.
+
+In: a plan, a log, a kernel, a backend. Out: events until the run is final. It starts no process itself and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from toka_cli import events as e
+from toka_cli.errors import EXIT_RUN_FAILED, EXIT_TIMED_OUT
+from toka_cli.ids import agent_id
+from toka_cli.kernel.kernel import Kernel
+from toka_cli.lifecycle import AGENT_FINAL, AgentState
+from toka_cli.orchestrator.agent_run import AgentRun
+from toka_cli.orchestrator.backend import AgentBackend
+from toka_cli.plan.plan import Plan, PlannedAgent
+from toka_cli.plan.schedule import Place, Schedule
+from toka_cli.state.log import EventLog
+from toka_cli.units import format_duration
+
+
+@dataclass(slots=True)
+class Orchestrator:
+    """One run, from started to final. Durations in seconds."""
+
+    plan: Plan
+    log: EventLog
+    kernel: Kernel
+    backend: AgentBackend
+    spawn_timeout_s: float
+    grace_s: float
+    restart_enabled: bool = True
+    runs: dict[str, AgentRun] = field(default_factory=dict)
+    stop_reason: str | None = None
+    exit_code: int = EXIT_RUN_FAILED
+    _schedule: Schedule | None = None
+    _group: TaskGroup | None = None
+    _done: anyio.Event = field(default_factory=anyio.Event)
+
+    async def run(self) -> None:
+        """Start what is ready, and again whenever an agent ends, until all are final."""
+        self._schedule = Schedule(self.plan)
+        ids = {agent.name: agent.id for agent in self.log.view.agents}
+        for planned in self.plan.agents:
+            self.runs[planned.name] = AgentRun(
+                planned, ids[planned.name], self.kernel, self.log, self.backend, self.spawn_timeout_s, self.restart_enabled
+            )
+        self.log.append(e.RunStarted())
+        async with anyio.create_task_group() as self._group:
+            if self.plan.timeout_s is not None:
+                self._group.start_soon(self._limit_time, self.plan.timeout_s)
+            self._queue(self._schedule.ready())
+            self._start_ready()
+            self._finish_if_done()
+            await self._done.wait()
+            self._group.cancel_scope.cancel()
+        self._end()
+        await self.log.committed()
+
+    def stop_run(self, reason: str, *, grace_s: float | None = None, force: bool = False, exit_code: int = EXIT_RUN_FAILED) -> None:
+        """End the run early: start nothing more, stop what runs. Again with `force`: at once."""
+        if self._schedule is None or self._done.is_set():
+            return
+        if self.stop_reason is None:
+            self.stop_reason, self.exit_code = reason, exit_code
+            self.log.append(e.RunStopping(reason))
+            self._schedule.stop()
+            for name in self._schedule.unstarted():
+                self._never_started(name, reason)
+                self._schedule.finished(name, succeeded=False)
+        for run in self.runs.values():
+            run.stop(reason, self.grace_s if grace_s is None else grace_s, force=force)
+        self._finish_if_done()
+
+    def stop_agent(self, name: str, reason: str, *, grace_s: float | None = None, force: bool = False) -> bool:
+        """End one agent early; its dependants are skipped. False if it had already ended."""
+        assert self._schedule is not None
+        run = self.runs[name]
+        if run.view.state in AGENT_FINAL:
+            return False
+        if self._schedule.place(name) in {Place.WAITING, Place.READY}:
+            self._never_started(name, reason)
+            self._ended(name, succeeded=False)
+        else:
+            run.stop(reason, self.grace_s if grace_s is None else grace_s, force=force)
+        return True
+
+    # --- the ready queue ---
+
+    def _queue(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.log.append(e.AgentQueued(), agent=self.runs[name].agent_id)
+
+    def _start_ready(self) -> None:
+        assert self._schedule is not None
+        assert self._group is not None
+        for name in self._schedule.start_ready(self.plan.max_agents - self._schedule.running):
+            self._group.start_soon(self._one, name)
+
+    async def _one(self, name: str) -> None:
+        succeeded = await self.runs[name].run()
+        self._ended(name, succeeded=succeeded)
+
+    def _ended(self, name: str, *, succeeded: bool) -> None:
+        assert self._schedule is not None
+        freed = self._schedule.finished(name, succeeded)
+        for skipped, reason in freed.skipped:
+            # After a stop they are final already.
+            if self.runs[skipped].view.state not in AGENT_FINAL:
+                for task in self.runs[skipped].view.tasks:
+                    self.log.append(e.TaskSkipped(reason), agent=self.runs[skipped].agent_id, task=task.id)
+                self.log.append(e.AgentSkipped(reason), agent=self.runs[skipped].agent_id)
+            self.runs[skipped].done.set()
+        if not succeeded and self.plan.fail_fast and self.stop_reason is None:
+            self.stop_run(f"fail_fast: {name}")
+        if self.stop_reason is None:
+            self._queue(freed.ready)
+            self._start_ready()
+        self._finish_if_done()
+
+    def _never_started(self, name: str, reason: str) -> None:
+        for task in self.runs[name].view.tasks:
+            self.log.append(e.TaskStopped(f"stopped: {reason}"), agent=self.runs[name].agent_id, task=task.id)
+        self.log.append(e.AgentStopped(f"stopped: {reason}"), agent=self.runs[name].agent_id)
+        self.runs[name].done.set()
+
+    def _finish_if_done(self) -> None:
+        if self._schedule is not None and self._schedule.done:
+            self._done.set()
+
+    async def _limit_time(self, limit_s: float) -> None:
+        await anyio.sleep(limit_s)
+        self.stop_run(f"timeout: longer than {format_duration(limit_s)}", exit_code=EXIT_TIMED_OUT)
+
+    def _end(self) -> None:
+        """The run's final state, from its agents'."""
+        bad = [agent for agent in self.log.view.agents if agent.state != AgentState.SUCCEEDED]
+        if not bad:
+            self.log.append(e.RunSucceeded())
+        elif self.stop_reason is not None and not self.stop_reason.startswith("fail_fast"):
+            self.log.append(e.RunStopped(self.stop_reason, self.exit_code))
+        else:
+            self.log.append(e.RunFailed(_blame(agent.name for agent in bad if agent.state != AgentState.SKIPPED), EXIT_RUN_FAILED))
+
+
+def _blame(names: Iterable[str]) -> str:
+    listed = list(names)
+    shown = ", ".join(listed[:5])
+    return f"agents_failed: {shown}" + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def create_events(plan: Plan, log: EventLog, run: str, command: tuple[str, ...], version: str) -> None:
+    """The first events of a run: itself and its agents."""
+    log.append(e.RunCreated(run, plan.workdir, version, command, plan.options))
+    for index, planned in enumerate(plan.agents, 1):
+        log.append(e.AgentCreated(_info(planned)), agent=agent_id(run, index))
+    for warning in plan.warnings:
+        log.append(e.RunWarned(warning))
+
+
+def _info(planned: PlannedAgent) -> e.AgentInfo:
+    limits = {name: getattr(planned.limits, name) for name in planned.limits.__struct_fields__}
+    return e.AgentInfo(
+        name=planned.name,
+        title=planned.title,
+        workstream=planned.workstream,
+        domain=planned.domain,
+        priority=planned.priority,
+        depends_on=planned.depends_on,
+        after=planned.after,
+        grants=planned.grants,
+        limits=limits,
+        tasks=tuple(e.TaskInfo(task.id, task.description, task.kind, task.priority) for task in planned.tasks),
+        spec_path=planned.spec_path,
+    )

@@ -1,0 +1,1 @@
+"""Decides and shows what will happen, and what each agent may do. Pure."""

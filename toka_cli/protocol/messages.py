@@ -1,0 +1,264 @@
+"""What goes through a door: requests to the fork server, the brief a cell gets, and the parameters and results of every method.
+
+Plain msgspec Structs, decoded and validated on both sides. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from toka_cli.events import Outcome
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The base of all that is sent."""
+
+
+# --- what a cell is told -------------------------------------------------------------------------------------------------------------
+
+
+class Limits(Message, frozen=True):
+    """Limits of an agent's whole process tree. Bytes, seconds, shares of one core; None: not limited."""
+
+    memory_bytes: int | None = None
+    cpu_share: float | None = None
+    timeout_s: float | None = None
+    task_timeout_s: float | None = None
+    max_open_files: int | None = None
+    max_processes: int | None = None
+    output_bytes: int | None = None
+    disk_bytes: int | None = None
+    max_tool_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+
+
+class Check(Message, frozen=True):
+    """A command whose exit status decides: argv, or a string for `sh -c`."""
+
+    run: tuple[str, ...] | str
+    timeout_s: float | None = None
+
+
+class TaskBrief(Message, frozen=True):
+    """One task as the cell runs it. Which of `run`, `source` and `tool` is set follows from `kind`."""
+
+    id: str
+    description: str
+    kind: str
+    priority: str = "medium"
+    run: tuple[str, ...] | str | None = None
+    language: str | None = None
+    source: str | None = None
+    tool: str | None = None
+    args: dict[str, Any] = {}
+    agent: str | None = None
+    input: Any = None
+    timeout_s: float | None = None
+    retries: int = 0
+    retry_delay_s: float = 1.0
+    retry_backoff: float = 2.0
+    depends_on: tuple[str, ...] = ()
+    output_schema: dict[str, Any] | None = None
+    verify: Check | None = None
+    requires: tuple[str, ...] = ()
+    allow_failure: bool = False
+    on_interrupted: str = "fail"
+
+
+class AgentBrief(Message, frozen=True):
+    """All that a cell gets to know: who it is, where it works, what to do. Answer to `agent.hello`."""
+
+    agent_id: str
+    name: str
+    workdir: str
+    tasks: tuple[TaskBrief, ...]
+    parallel: int = 1
+    limits: Limits = Limits()
+    task_timeout_s: float | None = None
+    python: str = "python3"
+    heartbeat_s: float = 5.0
+
+
+class SpawnRequest(Message, frozen=True):
+    """Asks for a cell. Sent to the fork server with three descriptors beside it: the door, the lifeline and the cell's own log.
+
+    `environment` is complete: nothing is inherited.
+    """
+
+    run_id: str
+    agent_id: str
+    environment: dict[str, str]
+    workdir: str
+    limits: Limits = Limits()
+    owner_pid: int = 0
+    sandbox: bool = True
+
+
+class Forked(Message, frozen=True):
+    """The fork server's answer: the shim's pid, or why there is none (`error`; `again` when trying later may help)."""
+
+    pid: int = 0
+    error: str | None = None
+    again: bool = False
+
+
+# --- methods, cell to kernel ---------------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """`agent.hello`: the cell is up, and these limits and walls hold (checked after they were applied)."""
+
+    pid: int
+    isolation: dict[str, Any]
+
+
+class Note(Message, frozen=True):
+    """`agent.note`: what the agent does now, in a few words."""
+
+    detail: str
+
+
+class Beat(Message, frozen=True):
+    """`agent.beat`: the cell's own clock of life, sent by its loop, not by what it runs."""
+
+
+class StartAttempt(Message, frozen=True):
+    """`attempt.start`: may this attempt at a task begin?"""
+
+    task: str
+    attempt: int
+
+
+class Go(Message, frozen=True):
+    """The kernel's answer to `attempt.start`. Without `go`, the task is over and `reason` says why."""
+
+    go: bool
+    reason: str | None = None
+
+
+class FinishAttempt(Message, frozen=True):
+    """`attempt.finish`: how the attempt ended, as the cell saw it."""
+
+    task: str
+    attempt: int
+    ok: bool
+    reason: str | None = None
+    outcome: Outcome = Outcome()
+
+
+class Verdict(Message, frozen=True):
+    """The kernel's answer to `attempt.finish`: `succeeded`, `failed`, `stopped` or `retry` after `delay_s` seconds."""
+
+    verdict: str
+    delay_s: float = 0.0
+    reason: str | None = None
+
+
+class SkipTask(Message, frozen=True):
+    """`task.skip`: the task will not run, because of another one."""
+
+    task: str
+    reason: str
+
+
+class Output(Message, frozen=True):
+    """`task.output`: bytes that a task wrote, in order. `stream` is stdout or stderr."""
+
+    task: str
+    stream: str
+    data: bytes
+
+
+class CallTool(Message, frozen=True):
+    """`tool.call`: may this call be made? Tools that run in the cell are run by it after a yes."""
+
+    task: str
+    call_id: str
+    tool: str
+    args: dict[str, Any]
+
+
+class ToolReply(Message, frozen=True):
+    """The kernel's answer to `tool.call`. `result` is set when the kernel itself did the work."""
+
+    go: bool
+    reason: str | None = None
+    result: Any = None
+
+
+class FinishTool(Message, frozen=True):
+    """`tool.done`: how the call ended."""
+
+    call_id: str
+    ok: bool
+    error: str | None = None
+
+
+class Measure(Message, frozen=True):
+    """`agent.measure`: a gauge by name."""
+
+    name: str
+    value: float
+
+
+class FinishAgent(Message, frozen=True):
+    """`agent.finish`: nothing is left to do. The kernel decides from the tasks' states whether this is a success."""
+
+
+class Ack(Message, frozen=True):
+    """Done and durable."""
+
+
+# --- methods, kernel to cell ---------------------------------------------------------------------------------------------------------
+
+
+class StopAgent(Message, frozen=True):
+    """`agent.stop`: end what is running, say how it ended, and exit. `grace_s` seconds are left before force."""
+
+    reason: str
+    grace_s: float
+
+
+class PauseAgent(Message, frozen=True):
+    """`agent.pause`: start nothing new."""
+
+
+class ResumeAgent(Message, frozen=True):
+    """`agent.resume`: go on."""
+
+
+# --- lifeline: owner and shim --------------------------------------------------------------------------------------------------------
+
+
+class ShimReport(Message, frozen=True):
+    """What a shim says on its lifeline, one frame each.
+
+    `what` is `forked` (pid is the cell's), `exited` (status is that of wait(2)), or `empty` (ECHILD: nothing of the tree is left; CPU seconds and peak bytes
+    are those of the whole tree, the peak being that of its largest process).
+    """
+
+    what: str
+    pid: int = 0
+    status: int = 0
+    cpu_time_s: float | None = None
+    peak_memory_bytes: int | None = None
+    message: str | None = None
+
+
+class ShimOrder(Message, frozen=True):
+    """What an owner tells a shim: `term` (SIGTERM to every process of the tree) or `kill` (until nothing is left)."""
+
+    order: str
+
+
+class Exit(Message, frozen=True):
+    """How a cell's process tree ended. CPU seconds are the tree's; the peak is that of its largest process, in bytes. `lost`: its shim died first."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    cpu_time_s: float | None = None
+    peak_memory_bytes: int | None = None
+    lost: bool = False

@@ -1,0 +1,208 @@
+"""AgentRuntime: builds everything a run needs, runs it, and closes everything again. In: a plan and how to show it. Out: the final view of the run.
+
+The order is part of the design: processes that will fork are started before the state file is opened and locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+import toka_cli
+from toka_cli import events as e
+from toka_cli import ids
+from toka_cli.errors import Bug
+from toka_cli.kernel.kernel import Kernel
+from toka_cli.orchestrator.control import ControlServer
+from toka_cli.orchestrator.orchestrator import Orchestrator, create_events
+from toka_cli.paths import RunFolder, make_state_dir
+from toka_cli.plan.plan import Plan
+from toka_cli.state.log import EventLog
+from toka_cli.state.snapshot import RunView
+from toka_cli.supervisor.manager import AgentProcessManager
+from toka_cli.view.renderer import Renderer
+
+TICK_S: Final = 0.25
+SAMPLE_S: Final = 1.0
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run is run; durations in seconds. `start_method` is `forkserver` or `fresh`; `command` is recorded with the run."""
+
+    state_dir: Path
+    start_method: str = "forkserver"
+    spawn_timeout_s: float = 30.0
+    grace_s: float = 10.0
+    restart_enabled: bool = True
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    no_sandbox: bool = False
+
+
+class AgentRuntime:
+    """One run from its folder to its end. `on_ready(run_id)` is called once the first agent has started, or the run is over."""
+
+    def __init__(
+        self, plan: Plan, spec_text: str, options: RunOptions, renderer: Renderer, *, on_ready: Callable[[RunView], None] = lambda _: None
+    ) -> None:
+        self._plan = plan
+        self._spec_text = spec_text
+        self._options = options
+        self._renderer: Renderer | None = renderer
+        self._on_ready: Callable[[RunView], None] | None = on_ready
+        self._rng = random.Random()  # noqa: S311  ids and jitter, no secrets
+        self._log: EventLog | None = None
+        self._orchestrator: Orchestrator | None = None
+        self._signalled = 0
+        self._bug: BaseException | None = None
+
+    def execute(self) -> RunView:
+        """Run to the end; the final view. Raises TokaError when the run could not begin."""
+        return anyio.run(self._execute, backend="asyncio")
+
+    async def _execute(self) -> RunView:
+        folder = new_run_folder(self._options.state_dir, self._rng)
+        async with AgentProcessManager(self._options.start_method) as manager:
+            self._log = log = EventLog.create(folder, plan_json=msgspec.json.encode(self._plan), spec_text=self._spec_text)
+            try:
+                create_events(self._plan, log, folder.run_id, self._options.command, toka_cli.__version__)
+                self._audit_start(log)
+                kernel = Kernel(
+                    folder=folder,
+                    log=log,
+                    workdir=self._plan.workdir,
+                    caller=self._options.environment,
+                    python=sys.executable,
+                    rng=self._rng,
+                    on_output=lambda: control.tell_watchers(),
+                )
+                self._orchestrator = orchestrator = Orchestrator(
+                    self._plan,
+                    log,
+                    kernel,
+                    manager,
+                    spawn_timeout_s=self._options.spawn_timeout_s,
+                    grace_s=self._options.grace_s,
+                    restart_enabled=self._options.restart_enabled,
+                )
+                log.subscribe(self._show)
+                control = ControlServer(folder, log, orchestrator)
+                async with control:
+                    await self._run(orchestrator, log)
+            finally:
+                log.close()
+        if self._bug is not None:
+            raise self._bug
+        return log.view
+
+    async def _run(self, orchestrator: Orchestrator, log: EventLog) -> None:
+        self._guard(lambda renderer: renderer.start(log.view))
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_bug)
+        for signum in SIGNALS:
+            loop.add_signal_handler(signum, self._on_signal, signum)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._tick)
+                group.start_soon(self._sample)
+                await orchestrator.run()
+                group.cancel_scope.cancel()
+        finally:
+            for signum in SIGNALS:
+                loop.remove_signal_handler(signum)
+            self._ready(log.view)
+            self._guard(lambda renderer: renderer.finish(log.view))
+            self._guard(lambda renderer: renderer.close())
+
+    def _audit_start(self, log: EventLog) -> None:
+        context = {"command": list(self._options.command), "workdir": self._plan.workdir, "agents": [agent.name for agent in self._plan.agents]}
+        log.audit("run.start", "recorded", context=context)
+        if self._options.no_sandbox:
+            log.audit("sandbox.off", "allowed", context={"by": "--no-sandbox"})
+
+    # --- while it runs ---
+
+    def _show(self, records: Sequence[e.Record]) -> None:
+        assert self._log is not None
+        view = self._log.view
+        self._guard(lambda renderer: renderer.show(records, view))
+        if any(isinstance(record.event, e.AgentStarted) for record in records):
+            self._ready(view)
+
+    async def _tick(self) -> None:
+        assert self._log is not None
+        view = self._log.view
+        while True:
+            await anyio.sleep(TICK_S)
+            self._guard(lambda renderer: renderer.tick(view, time.time()))
+
+    async def _sample(self) -> None:
+        """Memory and CPU of live agents, for those who watch. One agent per turn of the loop, so that calls are answered in between."""
+        assert self._log is not None
+        assert self._orchestrator is not None
+        while True:
+            await anyio.sleep(SAMPLE_S)
+            for run in list(self._orchestrator.runs.values()):
+                if run.cell is not None:
+                    self._log.sample(run.agent_id, *run.cell.usage())
+                    await anyio.lowlevel.checkpoint()
+
+    def _on_signal(self, signum: int) -> None:
+        """Once: stop cleanly. Again: at once."""
+        assert self._orchestrator is not None
+        self._signalled += 1
+        name = signal.Signals(signum).name
+        self._orchestrator.stop_run(f"signal {name}", force=self._signalled > 1, exit_code=128 + signum)
+
+    def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """Something of ours raised where nobody can catch it (answering a call, showing an event): end the run, and raise it from there."""
+        error = context.get("exception")
+        if self._bug is None:
+            self._bug = error if isinstance(error, BaseException) else Bug(str(context.get("message")))
+        if self._orchestrator is not None:
+            self._orchestrator.stop_run("bug", force=True)
+
+    def _ready(self, view: RunView) -> None:
+        if self._on_ready is not None:
+            ready, self._on_ready = self._on_ready, None
+            ready(view)
+
+    def _guard(self, show: Callable[[Renderer], None]) -> None:
+        """Show something. When nobody reads any more (`| head`), the run is stopped and nothing more is shown."""
+        if self._renderer is None:
+            return
+        try:
+            show(self._renderer)
+        except (BrokenPipeError, ValueError):
+            self._renderer = None
+            with suppress(OSError, ValueError):
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  kept to the end of the process
+            if self._orchestrator is not None:
+                self._orchestrator.stop_run("closed pipe: nobody reads the output any more")
+
+
+def new_run_folder(state_dir: Path, rng: random.Random) -> RunFolder:
+    """A new, empty folder for a run. Raises StateUnavailable."""
+    runs = make_state_dir(state_dir)
+    while True:
+        folder = RunFolder(runs / ids.run_id(rng))
+        try:
+            folder.root.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        return folder

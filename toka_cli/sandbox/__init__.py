@@ -1,0 +1,1 @@
+"""The walls, one mechanism a file."""

@@ -1,0 +1,1 @@
+"""Owns processes: starts cells, watches them, and ends whole process trees."""

@@ -1,0 +1,97 @@
+"""AgentProcessManager: starts cells and leaves none behind. In: SpawnRequests. Out: CellProcess handles.
+
+This process is a subreaper: if a shim is killed, what it held becomes our child and is ended here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from toka_cli.errors import Unavailable
+from toka_cli.protocol.messages import SpawnRequest
+from toka_cli.sandbox import prctl
+from toka_cli.sandbox.tree import children
+from toka_cli.supervisor.process import CellProcess
+from toka_cli.supervisor.spawn import ForkServer, FreshInterpreters, Spawner
+
+KILL_TIMEOUT_S: Final = 10.0
+
+
+class AgentProcessManager:
+    """Owns every cell process of a run. `async with`: at the end of the block no process is left."""
+
+    def __init__(self, start_method: str) -> None:
+        """`start_method` is `forkserver` or `fresh`."""
+        self._start_method = start_method
+        self._spawner: Spawner | None = None
+        self._cells: set[CellProcess] = set()
+        self._sweeps: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        prctl.become_subreaper()
+        self._spawner = ForkServer() if self._start_method == "forkserver" else FreshInterpreters()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for cell in self._cells:
+            cell.order("kill")
+        waiting = [cell.ended for cell in self._cells if not cell.ended.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=KILL_TIMEOUT_S)
+        await self.sweep()
+        assert self._spawner is not None
+        self._spawner.close()
+
+    async def start(self, request: SpawnRequest, cell_log: Path) -> CellProcess:
+        """A new cell; its pid is known and its door is open. Raises Unavailable."""
+        assert self._spawner is not None
+        door, their_door = socket.socketpair()
+        lifeline, their_lifeline = socket.socketpair()
+        cell = CellProcess(door)
+        log = os.open(cell_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            cell.shim_pid = await self._spawner.spawn(request, (their_door.fileno(), their_lifeline.fileno(), log))
+        except BaseException:
+            door.close()
+            lifeline.close()
+            raise
+        finally:
+            os.close(log)
+            their_door.close()
+            their_lifeline.close()
+        lifeline.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: cell, sock=lifeline)
+        self._cells.add(cell)
+        cell.ended.add_done_callback(lambda _: self._forget(cell))
+        if not await asyncio.shield(cell.forked):
+            raise Unavailable("the cell ended before it began", hint=f"its own words are in {cell_log}")
+        return cell
+
+    def _forget(self, cell: CellProcess) -> None:
+        self._cells.discard(cell)
+        if cell.ended.result().lost:
+            task = asyncio.get_running_loop().create_task(self.sweep())
+            self._sweeps.add(task)
+            task.add_done_callback(self._sweeps.discard)
+
+    async def sweep(self) -> None:
+        """End everything that this process adopted: what a killed shim left behind. Bounded in time."""
+        assert self._spawner is not None
+        deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
+        while strays := [pid for pid in children(os.getpid()) if pid not in self._spawner.own_children()]:
+            for pid in strays:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in strays:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222  it does not wait
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.002)

@@ -1,0 +1,83 @@
+"""The owner's handle on one cell: its door, its shim's lifeline, and the future that says how its whole process tree ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+from toka_cli.errors import ProtocolError
+from toka_cli.protocol import frames
+from toka_cli.protocol.messages import Exit, ShimOrder, ShimReport
+from toka_cli.supervisor.resources import tree_usage
+
+
+class CellProcess(asyncio.Protocol):
+    """One cell. `forked` is set once its pid is known, `ended` once nothing of its tree is left (or its shim is lost)."""
+
+    def __init__(self, door: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self.door = door
+        self.shim_pid = 0
+        self.pid = 0
+        self.forked: asyncio.Future[int] = loop.create_future()
+        self.ended: asyncio.Future[Exit] = loop.create_future()
+        self._status: int | None = None
+        self._reader = frames.FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def order(self, order: str) -> None:
+        """Tell the shim `term` or `kill`; nothing happens if it is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frames.pack_bytes(msgspec.json.encode(ShimOrder(order))))
+
+    def usage(self) -> tuple[int | None, float | None]:
+        """Bytes and CPU seconds of the tree now; None where it cannot be known."""
+        found = tree_usage(self.shim_pid)
+        return found.memory_bytes, found.cpu_time_s
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio. A lifeline that speaks nonsense counts as lost."""
+        try:
+            for body in self._reader.feed(data):
+                self._take(msgspec.json.decode(body, type=ShimReport))
+        except (ProtocolError, msgspec.MsgspecError):
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio. Without the shim's last word the tree may not be empty: `lost`."""
+        self._transport = None
+        self._end(Exit(**self._decoded_status(), lost=True))
+
+    def _take(self, report: ShimReport) -> None:
+        if report.what == "forked":
+            self.pid = report.pid
+            if not self.forked.done():
+                self.forked.set_result(report.pid)
+        elif report.what == "exited":
+            self._status = report.status
+        elif report.what == "empty":
+            self._end(Exit(**self._decoded_status(), cpu_time_s=report.cpu_time_s, peak_memory_bytes=report.peak_memory_bytes))
+
+    def _decoded_status(self) -> dict[str, Any]:
+        if self._status is None:
+            return {}
+        code = os.waitstatus_to_exitcode(self._status)
+        return {"exit_code": code} if code >= 0 else {"signal": -code}
+
+    def _end(self, end: Exit) -> None:
+        if not self.forked.done():
+            self.forked.set_result(0)
+        if not self.ended.done():
+            self.ended.set_result(end)
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,1 @@
+"""What agents can do, one catalog. Runs inside the cell: standard library and msgspec only."""

@@ -1,0 +1,1 @@
+"""Shows a run: live table, plain lines, JSON lines."""

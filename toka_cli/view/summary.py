@@ -1,0 +1,124 @@
+"""How a run ended, in short: lines for people at the end of a run, Markdown for a build server's page.
+
+A view comes in, cleaned text goes out. In the Markdown no text of an agent can be a link, a tag, a mention or a table's edge. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Final
+
+from toka_cli.lifecycle import RUN_FINAL, AgentState
+from toka_cli.state.snapshot import AgentView, RunView, Usage
+from toka_cli.units import format_bytes
+from toka_cli.view.causes import cause, counts, duration, said
+from toka_cli.view.style import STATE_STYLES, Line, Span
+from toka_cli.view.text import clean, shown
+
+SHOWN: Final = 10
+"""Agents, files and warnings that a summary lists; the rest is counted."""
+
+_MARKUP: Final = re.compile(r"[!-'*+:-@\[-`{-~]|(?<=www)\.|^-", re.IGNORECASE)
+"""ASCII signs that Markdown or HTML may read as more than themselves; all but ( ) , . / and the dash inside a line."""
+
+
+def text_summary(view: RunView, *, ascii_only: bool = False) -> list[str]:
+    """Return the summary as plain lines of cleaned text."""
+    return ["".join(span.text for span in line) for line in summary_lines(view, ascii_only=ascii_only)]
+
+
+def summary_lines(view: RunView, *, ascii_only: bool = False) -> list[Line]:
+    """Return the summary as lines with styles: how many ended how, what failed and why, what was made, where to look next."""
+
+    def safe(text: str, width: int = 200) -> str:
+        return shown(text, width, ascii_only=ascii_only)
+
+    took = f" in {duration(view.duration_s)}" if view.duration_s is not None else ""
+    agents = counts([agent.state.value for agent in view.agents]) or "no agents"
+    why = f" ({safe(view.reason)})" if view.reason else ""
+    lines: list[Line] = [
+        [Span("Run "), Span(safe(view.id), "bold"), Span(" "), Span(view.state.value, STATE_STYLES[view.state.value]), Span(f"{took}{why}: {agents}")]
+    ]
+    failed = [agent for agent in view.agents if agent.state is AgentState.FAILED]
+    for agent in failed[:SHOWN]:
+        lines.append([Span("  failed  ", "bad"), Span(safe(agent.name, 80), "bold"), Span(f": {safe(cause(agent), 300)}")])
+        if agent.hint:
+            lines.append([Span("    hint: ", "busy"), Span(safe(agent.hint, 300))])
+    skipped = [agent for agent in view.agents if agent.state is AgentState.SKIPPED]
+    lines += [[Span("  skipped ", "dim"), Span(safe(agent.name, 80)), Span(f": {safe(cause(agent))}")] for agent in skipped[:SHOWN]]
+    hidden = max(0, len(failed) - SHOWN) + max(0, len(skipped) - SHOWN)
+    if hidden:
+        lines.append([Span(f"  and {hidden} more that failed or were skipped", "dim")])
+    denied = sum(agent.denied for agent in view.agents)
+    if denied:
+        lines.append([Span(f"  {denied} {'act was' if denied == 1 else 'acts were'} denied for want of a grant", "warn")])
+    for warning in view.warnings[:SHOWN]:
+        lines.append([Span("  warning: ", "warn"), Span(safe(warning, 300))])
+    if len(view.warnings) > SHOWN:
+        lines.append([Span(f"  and {len(view.warnings) - SHOWN} more warnings", "dim")])
+    files = [f"{safe(it.path)} ({format_bytes(it.size_bytes)})" for it in view.deliverables[:SHOWN]]
+    if files:
+        more = f" and {len(view.deliverables) - SHOWN} more" if len(view.deliverables) > SHOWN else ""
+        lines.append([Span(f"Deliverables: {', '.join(files)}{more}")])
+    if _asked(view.usage):
+        lines.append([Span(f"Model: {_usage(view.usage)}")])
+    lines.append([Span("Look deeper: "), *_next(view, failed, ascii_only)])
+    return lines
+
+
+def markdown_summary(view: RunView) -> str:
+    """Return the summary as GitHub-flavoured Markdown, for --summary and GITHUB_STEP_SUMMARY."""
+    took = f" in {duration(view.duration_s)}" if view.duration_s is not None else ""
+    reason = f" ({_md(view.reason, 300)})" if view.reason else ""
+    parts = [f"### toka: run {_md(view.id)} {view.state.value}{took}{reason}", ""]
+    parts += [counts([agent.state.value for agent in view.agents]) or "no agents", ""]
+    if view.agents:
+        parts += ["| agent | workstream | state | tasks | time | reason |", "| --- | --- | --- | ---: | ---: | --- |"]
+        parts += [_md_row(agent) for agent in view.agents]
+        parts.append("")
+    for agent in [agent for agent in view.agents if agent.state is AgentState.FAILED][:SHOWN]:
+        words = said(agent, 30)
+        parts += [f"<details><summary>{_md(agent.name, 80)}: {_md(cause(agent), 300)}</summary>", ""]
+        parts += ["<pre>" + "\n".join(html.escape(shown(line, 500)) for line in words) + "</pre>", ""] if words else []
+        parts += ["</details>", ""]
+    if view.deliverables:
+        parts += ["Deliverables:", ""]
+        parts += [f"* {_md(it.path)} ({format_bytes(it.size_bytes)}, by {_md(it.agent, 80)})" for it in view.deliverables[:100]]
+        parts.append("")
+    if view.warnings:
+        parts += ["Warnings:", "", *(f"* {_md(warning, 500)}" for warning in view.warnings[:100]), ""]
+    if _asked(view.usage):
+        parts += [f"Model: {_md(_usage(view.usage))}", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _md_row(agent: AgentView) -> str:
+    reason = "" if agent.state is AgentState.SUCCEEDED or not agent.reason else _md(cause(agent), 300)
+    tasks = f"{agent.tasks_done}/{agent.tasks_total}"
+    workstream = _md(agent.workstream, 80)
+    return f"| {_md(agent.name, 80)} | {workstream} | {agent.state.value} | {tasks} | {duration(agent.duration_s)} | {reason} |"
+
+
+def _md(text: str, width: int = 200) -> str:
+    """Return cleaned text in which every sign that Markdown or HTML could read is a numeric entity, which is never structure."""
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", shown(text, width))
+
+
+def _next(view: RunView, failed: list[AgentView], ascii_only: bool) -> list[Span]:
+    commands = [f"toka run show {clean(view.id, ascii_only=ascii_only)}"]
+    if failed:
+        # An id needs no quoting, a name might.
+        commands.insert(0, f"toka agent logs {clean(failed[0].id, ascii_only=ascii_only)}")
+    elif view.state not in RUN_FINAL and view.agents:
+        commands.insert(0, f"toka agent why {clean(view.agents[0].id, ascii_only=ascii_only)}")
+    return [Span("; ".join(commands), "busy")]
+
+
+def _asked(usage: Usage) -> bool:
+    return bool(usage.llm_requests)
+
+
+def _usage(usage: Usage) -> str:
+    cost = "cost not known" if usage.cost_usd is None else f"${usage.cost_usd:.4f}"
+    return f"{usage.llm_requests} requests, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {cost}"
