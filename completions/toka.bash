@@ -1,0 +1,12 @@
+
+_toka_completion() {
+    local IFS=$'
+'
+    COMPREPLY=( $( env COMP_WORDS="${COMP_WORDS[*]}" \
+                   COMP_CWORD=$COMP_CWORD \
+                   _TOKA_COMPLETE=complete_bash $1 ) )
+    return 0
+}
+
+complete -o default -F _toka_completion toka
+
