@@ -17,6 +17,7 @@ PACKAGE = ROOT / "toka_cli"
 # From the top down. A room may import rooms of lower levels and its own; rooms of one level do not know each other.
 LEVELS: list[set[str]] = [
     {"__main__"},
+    {"front"},
     {"app"},
     {"commands"},
     {"runtime"},
@@ -38,7 +39,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 # Imports inside functions, allowed because they keep the start of quick commands quick, or because what they load is rarely needed.
 LATE_IMPORTS: dict[str, str] = {
-    "toka_cli/__main__.py": "the front answers --version without loading the command line",
+    "toka_cli/__main__.py": "the front answers simple command lines without loading the command line",
+    "toka_cli/front.py": "each answer loads what it needs, which is next to nothing for --help",
+    "toka_cli/paths.py": "platformdirs is loaded only where nobody named a folder",
+    "toka_cli/state/glance.py": "json and sqlite3 are loaded only when there are runs to look at",
     "toka_cli/commands/": "a command loads what it needs when it runs, so that --help and agent list stay quick",
     "toka_cli/kernel/schemas.py": "jsonschema is loaded only for tasks with an output schema",
     "toka_cli/spec/": "jsonschema is loaded only for specs with an output schema",

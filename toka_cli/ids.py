@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+    from typing import Final
 
 # Crockford's base 32: no i, l, o, u, so that an id read aloud or copied by hand is not mistaken.
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"

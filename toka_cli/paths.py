@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from toka_cli.errors import StateUnavailable
 
 
@@ -71,13 +69,21 @@ class RunFolder:
 def state_dir(flag: str | Path | None, env: Mapping[str, str]) -> Path:
     """The state folder: --state-dir, else TOKA_STATE_DIR, else the platform's user state directory + `toka`. Not created here."""
     chosen = flag or env.get("TOKA_STATE_DIR")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_state_dir("toka", appauthor=False))
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("toka", appauthor=False))
 
 
 def user_config_file(env: Mapping[str, str]) -> Path:
     """The user's own toka.toml, whether it exists or not. TOKA_CONFIG names another."""
     chosen = env.get("TOKA_CONFIG")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_config_dir("toka", appauthor=False)) / "toka.toml"
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("toka", appauthor=False)) / "toka.toml"
 
 
 def runs_dir(state: Path) -> Path:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _BYTE_UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{ending}": 1024**power for power, letter in enumerate("kmgt", start=1) for ending in ("b", "ib")
 }
 _SECOND_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", re.ASCII)
-_PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\s*", re.ASCII)
-_NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?", re.ASCII)
+# Patterns are compiled when something is read: a listing, which only writes amounts, does without.
+_BYTES: Final = r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)"
+_PART: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\s*"
+_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 
 MAX_BYTES: Final = 2**63 - 1
 MAX_SECONDS: Final = 3650 * 86400.0
@@ -35,7 +39,7 @@ def parse_bytes(value: object, *, zero: bool = False) -> int:
     Raises ValueError for anything else.
     """
     text = _text(value)
-    match = _BYTES.fullmatch(text)
+    match = re.fullmatch(_BYTES, text, re.ASCII)
     factor = _BYTE_UNITS.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise ValueError(f"not an amount of memory or storage: {_shown(value)}; accepted is {BYTES_ACCEPTED}")
@@ -50,11 +54,11 @@ def parse_bytes(value: object, *, zero: bool = False) -> int:
 def parse_duration(value: object, *, zero: bool = False) -> float:
     """Return seconds: `1h30m` is 5400.0. A bare number is seconds. 0 is accepted only with `zero`. Raises ValueError for anything else."""
     text = _text(value)
-    if _NUMBER.fullmatch(text):
+    if re.fullmatch(_NUMBER, text, re.ASCII):
         seconds = float(text)
     else:
         seconds, end = 0.0, 0
-        for match in _PART.finditer(text):
+        for match in re.finditer(_PART, text, re.ASCII):
             if match.start() != end:
                 break
             seconds += float(match[1]) * _SECOND_UNITS[match[2]]
@@ -77,7 +81,7 @@ def parse_share(value: object) -> float:
     text = _text(value)
     percent = text.endswith("%")
     bare = text[:-1].rstrip() if percent else text
-    if not _NUMBER.fullmatch(bare):
+    if not re.fullmatch(_NUMBER, bare, re.ASCII):
         raise ValueError(f"not a share of the processor: {_shown(value)}; accepted is {SHARE_ACCEPTED}")
     number = float(bare)
     share = number / 100 if percent or number > PERCENT_ABOVE else number

@@ -94,10 +94,12 @@ def unharmed(text: str) -> None:
     parser = Tags()
     parser.feed(text)
     assert set(parser.seen) <= {"details", "summary", "pre"}
+    # Up to its end tag a <pre> is no Markdown at all.
+    text = re.sub(r"(?s)<pre>.*?</pre>", "", text)
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.count("|") == 7, line
-    bare = re.sub(r"(?s)<pre>.*?</pre>|</?(details|summary)>|&#\d+;|^\| ---.*$|^### |^\* ", "", text, flags=re.MULTILINE)
+    bare = re.sub(r"</?(details|summary)>|&#\d+;|^\| ---.*$|^### |^\*( |$)", "", text, flags=re.MULTILINE)
     assert not re.search(r"[<>&`*_\[\]\\@#~!]|://", bare), bare
 
 
@@ -192,7 +194,10 @@ def test_each_batch_is_flushed_and_a_reader_that_went_away_is_told(failed_run: A
         stream.close()
 
 
-@given(st.recursive(st.one_of(anything, st.floats(), st.integers(-(2**53), 2**53), st.none(), st.booleans()), lambda it: st.lists(it) | st.dictionaries(anything, it)))
+leaves = st.one_of(anything, st.floats(), st.integers(-(2**53), 2**53), st.none(), st.booleans())
+
+
+@given(st.recursive(leaves, lambda it: st.lists(it) | st.dictionaries(anything, it)))
 def test_json_is_valid_for_any_value(value: Any) -> None:
     text = encode_json(value)
     assert "\x1b" not in text

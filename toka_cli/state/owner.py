@@ -11,8 +11,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import struct
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +18,7 @@ import msgspec
 
 from toka_cli.errors import StateUnavailable
 from toka_cli.paths import RunFolder
-
-_DARWIN: Final = sys.platform == "darwin"
-# struct flock: type, whence, start, length, pid (fcntl(2), 64 bit); the BSDs put type and whence last.
-_FLOCK: Final = "qqihh" if _DARWIN else "hhqqi"
+from toka_cli.state.glance import holder
 
 _held: Final[dict[tuple[int, int], int]] = {}
 """Device and inode of each lock file that this process holds, with the process id: a forked child inherits the list but not the locks."""
@@ -76,11 +71,11 @@ def take(folder: RunFolder) -> OwnerLock:
         if (info.st_dev, info.st_ino) != (now.st_dev, now.st_ino):
             raise FileNotFoundError
     except (BlockingIOError, PermissionError) as error:
-        holder = _holder(fd) if fd >= 0 else None
+        owner = holder(fd) if fd >= 0 else None
         _close(fd)
         if fd < 0:
             raise StateUnavailable(f"the lock of {name} cannot be opened: {error.strerror}") from error
-        by = f"process {holder}" if holder else "another process"
+        by = f"process {owner}" if owner else "another process"
         raise StateUnavailable(f"{name} is owned by {by}", hint="that process still runs it: ask it, or stop it first") from error
     except OSError as error:
         _close(fd)
@@ -101,7 +96,7 @@ def is_held(folder: RunFolder) -> bool:
     except OSError as error:
         raise StateUnavailable(f"the lock of run {folder.run_id} cannot be read: {error.strerror}") from error
     try:
-        return _holder(fd) is not None
+        return holder(fd) is not None
     except OSError as error:
         raise StateUnavailable(
             f"the lock of run {folder.run_id} cannot be read: {error.strerror}",
@@ -118,7 +113,7 @@ def owner_pid(folder: RunFolder) -> int | None:
         return os.getpid()
     fd = os.open(folder.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return _holder(fd)
+        return holder(fd)
     finally:
         os.close(fd)
 
@@ -129,14 +124,6 @@ def _mine(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(info.st_mode) and _held.get((info.st_dev, info.st_ino)) == os.getpid()
-
-
-def _holder(fd: int) -> int | None:
-    """The process that holds a lock on the file, None when none does; 0 when it is in another PID namespace."""
-    asked = (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET) if _DARWIN else (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(_FLOCK, *asked)))
-    kind, pid = (answer[3], answer[2]) if _DARWIN else (answer[0], answer[4])
-    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 def _close(fd: int) -> None:

@@ -2,7 +2,7 @@
 
 In: the state folder, a run's folder, or a text that a person typed. Out: views, summaries, folders. Writes nothing, takes no lock. `interrupted` is derived
 here: a run that is not finished and whose lock is free has lost its owner, so nothing of it is shown as running. Loaded by every listing command: its
-imports stay few.
+imports stay few. The two lists usually do without it: see `glance`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import msgspec
 from toka_cli.errors import NotFound, StateUnavailable
 from toka_cli.events import Record
 from toka_cli.ids import is_run_id
-from toka_cli.lifecycle import AGENT_FINAL, RUN_FINAL, TASK_FINAL, AgentState, RunState, TaskState
+from toka_cli.lifecycle import AGENT_FINAL, RUN_FINAL
 from toka_cli.paths import RunFolder, runs_dir
-from toka_cli.state import rows, schema, summary
-from toka_cli.state.fold import elapsed, moment
+from toka_cli.state import glance, rows, schema, summary
+from toka_cli.state.fold import moment
 from toka_cli.state.owner import is_held
 from toka_cli.state.snapshot import AgentView, RunSummary, RunView
 
-OWNER_GONE: Final = "owner_gone: the process that ran it has ended"
+OWNER_GONE: Final = glance.OWNER_GONE
 _SHOWN: Final = 8
-_HEADER: Final = b"SQLite format 3\0"
 
 
 class Runs(msgspec.Struct):
@@ -208,7 +207,7 @@ def run_folders(state_dir: Path) -> list[RunFolder]:
 def _look(folder: RunFolder) -> Seen | None:
     """What a scan needs of a run; None while it is being made. Raises StateUnavailable."""
     known = summary.read(folder)
-    if known is not None and known.run.state in RUN_FINAL and _is_database(folder.database):
+    if known is not None and known.run.state in RUN_FINAL and glance.is_database(folder.database):
         return Seen(folder, known, live=False, view=None)
     try:
         view, live = _load(folder, tasks=True)
@@ -220,61 +219,22 @@ def _look(folder: RunFolder) -> Seen | None:
     return Seen(folder, summary.summarise(view), live, view)
 
 
-def _is_database(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(100)
-    except OSError:
-        return False
-    # The application id stands at byte 68 of an SQLite file (sqlite.org/fileformat2.html).
-    return head.startswith(_HEADER) and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
-
-
 def _load(folder: RunFolder, *, tasks: bool) -> tuple[RunView, bool]:
-    """The view of a run, and whether it is live. The lock is asked before the file is read: an owner that ends in between leaves a finished run."""
-    held = is_held(folder)
-    while True:
+    """The view of a run, and whether it is live."""
+
+    def read() -> RunView:
         with schema.reading(folder.database) as connection:
             try:
-                view = rows.read_view(connection, tasks=tasks)
+                return rows.read_view(connection, tasks=tasks)
             except (ValueError, TypeError, KeyError) as error:
                 raise schema.unavailable(folder.database, ValueError(str(error))) from error
-        if held or view.state in RUN_FINAL:
-            return view, held and view.state not in RUN_FINAL
-        held = is_held(folder)
-        if not held:
-            _interrupt(view)
-            return view, False
-        # Somebody became the owner meanwhile: what was read may be older than that.
 
-
-def _interrupt(view: RunView) -> None:
-    """Show a run whose owner is gone as what it is; a reader cannot write it down, the owner that recovers the run does."""
-    if view.state is not RunState.INTERRUPTED:
-        view.state, view.reason = RunState.INTERRUPTED, OWNER_GONE
-    for agent in view.agents:
-        if agent.state not in AGENT_FINAL:
-            agent.state, agent.detail, agent.pid, agent.memory_bytes = AgentState.PENDING, "interrupted", None, None
-        for task in agent.tasks:
-            if task.state not in TASK_FINAL:
-                task.state = TaskState.PENDING
-        for gate in agent.gates:
-            if gate.state == "running":
-                gate.state = "pending"
+    return glance.settled(lambda: is_held(folder), read)
 
 
 def _timed(view: RunView, now: float | None) -> RunView:
-    """Fill in the durations of what goes on. An interrupted run has none: nobody knows when it ended."""
-    if view.state in RUN_FINAL or view.state is RunState.INTERRUPTED:
-        return view
-    present = moment(time.time() if now is None else now)
-    view.duration_s = elapsed(view.started_at, present)
-    for agent in view.agents:
-        if agent.state not in AGENT_FINAL:
-            agent.duration_s = elapsed(agent.started_at, present)
-        for task in agent.tasks:
-            if task.state not in TASK_FINAL:
-                task.duration_s = elapsed(task.started_at, present)
+    """The view with the durations of what goes on."""
+    glance.timed(view, moment(time.time() if now is None else now))
     return view
 
 

@@ -6,19 +6,21 @@ sentences and facts, nothing is cut. It reads no state and no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
 
-from toka_cli.state.snapshot import AgentView, RunView, TaskView
 from toka_cli.units import format_bytes, format_duration
 from toka_cli.view.causes import cause, duration, lasted
-from toka_cli.view.rows import cost, tokens
-from toka_cli.view.style import STATE_STYLES, Line, Span
+from toka_cli.view.style import STATE_STYLES, Span
 from toka_cli.view.table import Cell, Column, table
 from toka_cli.view.text import clean
-from toka_cli.view.why import why
 
-__all__ = ["agent_lines", "agent_table", "why"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Final
+
+    from toka_cli.state.snapshot import AgentView, RunView, TaskView
+    from toka_cli.view.style import Line
 
 _COLUMNS: Final = (
     Column("ID", minimum=12, drop=2),
@@ -52,6 +54,7 @@ def agent_table(agents: Sequence[AgentView], *, now: float, width: int | None, a
 
 def agent_lines(view: RunView, agent: AgentView, *, now: float, width: int | None, ascii_only: bool = False) -> list[Line]:
     """Return the lines of `agent show`: the sentence of `why`, the facts, its tasks and gates."""
+    from toka_cli.view.why import why
 
     def safe(text: str) -> str:
         return clean(text, ascii_only=ascii_only)
@@ -73,7 +76,7 @@ def _row(agent: AgentView, now: float) -> list[str | Cell]:
     return [
         agent.id,
         agent.name,
-        Cell(agent.state.value, STATE_STYLES[agent.state.value]),
+        Cell(str(agent.state), STATE_STYLES[agent.state]),
         f"{agent.progress:.0%}",
         f"{agent.tasks_done}/{agent.tasks_total}",
         duration(lasted(agent, now)),
@@ -97,6 +100,8 @@ def _task(task: TaskView, now: float) -> list[str | Cell]:
 
 
 def _facts(agent: AgentView, now: float) -> Iterator[tuple[str, str]]:
+    from toka_cli.view.rows import cost, tokens
+
     yield "Title", agent.title if agent.title != agent.name else ""
     yield "Agent ID", agent.id
     yield "Run", agent.run_id

@@ -5,32 +5,33 @@ Views come in, cleaned text goes out. It invents nothing: where no reason is kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Protocol
-
-from toka_cli.lifecycle import AgentState, TaskState
-from toka_cli.state.snapshot import AgentView, GateView, RunView, TaskView
 from toka_cli.units import format_duration
 from toka_cli.view.text import clean, shown, tail
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from typing import Any, Protocol
 
-class Timed(Protocol):
-    """What has a start and a duration."""
+    from toka_cli.state.snapshot import AgentView, GateView, RunView, TaskView
 
-    started_at: datetime | None
-    duration_s: float | None
+    class Timed(Protocol):
+        """What has a start and a duration."""
+
+        started_at: datetime | None
+        duration_s: float | None
 
 
 def failed_tasks(agent: AgentView) -> list[TaskView]:
     """Return the tasks that failed, in the order of the spec. Those of an agent that succeeded were allowed to fail."""
-    return [task for task in agent.tasks if task.state is TaskState.FAILED]
+    return [task for task in agent.tasks if task.state == "failed"]
 
 
 def blamed(agent: AgentView) -> list[TaskView | GateView]:
     """Return the tasks or gates because of which a failed agent failed, the one that its reason names first; none when it was something else."""
     kind, _, rest = (agent.reason or "").partition(": ")
-    if agent.state is not AgentState.FAILED or kind not in {"", "task_failed", "gate_failed"}:
+    if agent.state != "failed" or kind not in {"", "task_failed", "gate_failed"}:
         return []
     tasks = sorted(failed_tasks(agent), key=lambda task: task.id != rest and not rest.startswith(f"{task.id}: "))
     gates = [gate for gate in agent.gates if gate.state == "failed"]
@@ -41,9 +42,9 @@ def blamed(agent: AgentView) -> list[TaskView | GateView]:
 
 def said(agent: AgentView, count: int) -> list[str]:
     """Return the last `count` lines, cleaned, of what was to blame; else of a task that was under way when the agent ended."""
-    under_way = [task for task in agent.tasks if task.state in {TaskState.STOPPED, TaskState.FAILED}]
+    under_way = [task for task in agent.tasks if task.state in {"stopped", "failed"}]
     for it in blamed(agent) or under_way:
-        words = last_words(it.output, it.stderr if isinstance(it, TaskView) else "", count)
+        words = last_words(it.output, getattr(it, "stderr", ""), count)
         if words:
             return words
     return []
@@ -74,12 +75,10 @@ def gate_cause(gate: GateView) -> str:
 
 def cause(agent: AgentView) -> str:
     """Return why an agent did not succeed: the task or gate to blame, else the agent's own reason."""
-    first = next(iter(blamed(agent)), None)
-    if isinstance(first, TaskView):
-        return task_cause(first)
-    if first is not None:
-        return gate_cause(first)
-    return clean(agent.reason) if agent.reason else "no reason was recorded"
+    first: Any = next(iter(blamed(agent)), None)
+    if first is None:
+        return clean(agent.reason) if agent.reason else "no reason was recorded"
+    return gate_cause(first) if hasattr(first, "index") else task_cause(first)
 
 
 def lasted(thing: Timed, now: float | None = None) -> float | None:

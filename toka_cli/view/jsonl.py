@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-import msgspec
-
 from toka_cli.events import AgentInfo, Record
 from toka_cli.state.snapshot import RunView
 from toka_cli.view.json import encode_json
@@ -66,8 +64,8 @@ def event_line(record: Record, *, run: str, name: str | None) -> dict[str, Any]:
         "name": name,
         "task": record.task,
     }
-    for field in msgspec.structs.fields(record.event):
-        value = getattr(record.event, field.name)
-        key = _RENAMED.get(field.name, field.name)
+    for name_of_field in record.event.__struct_fields__:
+        value = getattr(record.event, name_of_field)
+        key = _RENAMED.get(name_of_field, name_of_field)
         line[f"event_{key}" if key in _TAKEN else key] = value
     return line

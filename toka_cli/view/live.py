@@ -61,6 +61,7 @@ class LiveRenderer:
     def start(self, view: RunView) -> None:
         """Hide the cursor and draw for the first time."""
         self._console.size = size(self._stream, self._environ)
+        self._lines, self._size = [], (0, 0)
         self._live = Live(
             Text(""), console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, vertical_overflow="crop"
         )

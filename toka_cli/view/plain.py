@@ -39,6 +39,7 @@ class PlainRenderer:
         self._progress: dict[str, tuple[float, int]] = {}
         self._last_line: float | None = None
         self._wrote = False
+        self._warned = 0
 
     def start(self, view: RunView) -> None:
         """Say which run this is. Progress that was made before is not told again."""
@@ -60,8 +61,9 @@ class PlainRenderer:
             self._wrote, self._last_line = False, now
 
     def finish(self, view: RunView) -> None:
-        """Write the summary."""
-        self._write(summary_lines(view, ascii_only=self._terminal.ascii_only))
+        """Write the summary, with warnings only if this renderer came too late to tell them all."""
+        warnings = self._warned < len(view.warnings)
+        self._write(summary_lines(view, ascii_only=self._terminal.ascii_only, warnings=warnings))
 
     def close(self) -> None:
         """The stream belongs to the caller."""
@@ -113,6 +115,7 @@ class PlainRenderer:
     def _run_lines(self, event: e.AnyEvent) -> Iterator[Line]:
         match event:
             case e.RunWarned():
+                self._warned += 1
                 yield [Span("warning: ", "warn"), Span(self._safe(event.message, _LINE))]
             case e.RunPaused():
                 yield [Span(f"run paused by {self._safe(event.by)}", "warn")]
@@ -174,8 +177,8 @@ class PlainRenderer:
                 again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
                 yield [Span(f"{name}started{again}: {safe(text, 120)}", "dim")]
             case e.TaskRetrying():
-                yield [Span(name), Span("failed", "warn"), Span(f"{self._seconds(event.outcome)}: {safe(event.reason)}")]
-                yield [Span(f"{name}tries again after {event.delay_s:g}s")]
+                again = f"{self._seconds(event.outcome)}: {safe(event.reason)}; tries again after {event.delay_s:g}s"
+                yield [Span(name), Span("failed", "warn"), Span(again)]
             case e.TaskRequeued():
                 yield [Span(f"{name}waits for the next process")]
             case e.TaskSucceeded():

@@ -6,19 +6,21 @@ sentences and facts, nothing is cut. It reads no state and no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
-
-from toka_cli.lifecycle import RUN_FINAL
-from toka_cli.state.snapshot import RunSummary, RunView
 from toka_cli.units import format_duration
 from toka_cli.view.agent import agent_table
 from toka_cli.view.causes import duration, lasted
-from toka_cli.view.style import STATE_STYLES, Line, Span
-from toka_cli.view.summary import summary_lines
+from toka_cli.view.style import STATE_STYLES, Span
 from toka_cli.view.table import Cell, Column, table
 from toka_cli.view.text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from typing import Final
+
+    from toka_cli.state.snapshot import RunSummary, RunView
+    from toka_cli.view.style import Line
 
 _COLUMNS: Final = (
     Column("ID", minimum=10, drop=0),
@@ -40,6 +42,8 @@ def run_table(runs: Sequence[RunSummary], *, now: float, width: int | None, asci
 
 def run_lines(view: RunView, *, now: float, width: int | None, ascii_only: bool = False) -> list[Line]:
     """Return the lines of `run show`: how it stands, its facts, its agents."""
+    from toka_cli.lifecycle import RUN_FINAL
+    from toka_cli.view.summary import summary_lines
 
     def safe(text: str) -> str:
         return clean(text, ascii_only=ascii_only)
@@ -70,11 +74,11 @@ def ago(then: datetime | None, now: float) -> str:
 def _row(run: RunSummary, now: float) -> list[str | Cell]:
     took = None
     if run.started_at is not None:
-        end = run.ended_at.timestamp() if run.ended_at else None if run.state.value == "interrupted" else now
+        end = run.ended_at.timestamp() if run.ended_at else None if run.state == "interrupted" else now
         took = None if end is None else max(0.0, end - run.started_at.timestamp())
     return [
         run.id,
-        Cell(run.state.value, STATE_STYLES[run.state.value]),
+        Cell(str(run.state), STATE_STYLES[run.state]),
         ", ".join(f"{count} {state}" for state, count in run.agents.items() if count),
         ago(run.started_at or run.created_at, now),
         duration(took),

@@ -5,10 +5,14 @@ Text that was cleaned comes in; a plain or coloured string goes out. The few sty
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
-from typing import Final, NamedTuple
 
 from toka_cli.view.text import display_width, fit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
 
 STYLES: Final[dict[str, tuple[str, str]]] = {
     # name: (parameters of the SGR sequence, the same in Rich's words)
@@ -28,12 +32,17 @@ STATE_STYLES: Final[dict[str, str]] = {
 }  # fmt: skip
 
 
-class Span(NamedTuple):
-    """A piece of a line. `text` must be clean; `style` is a key of STYLES."""
+if TYPE_CHECKING:
 
-    text: str
-    style: str = ""
+    class Span(NamedTuple):
+        """A piece of a line. `text` must be clean; `style` is a key of STYLES."""
 
+        text: str
+        style: str = ""
+
+else:
+    # The same without `typing`, which costs a listing more than all its other imports.
+    Span = namedtuple("Span", ("text", "style"), defaults=("",))
 
 Line = Sequence[Span]
 

@@ -28,8 +28,11 @@ def text_summary(view: RunView, *, ascii_only: bool = False) -> list[str]:
     return ["".join(span.text for span in line) for line in summary_lines(view, ascii_only=ascii_only)]
 
 
-def summary_lines(view: RunView, *, ascii_only: bool = False) -> list[Line]:
-    """Return the summary as lines with styles: how many ended how, what failed and why, what was made, where to look next."""
+def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = True) -> list[Line]:
+    """Return the summary as lines with styles: how many ended how, what failed and why, what was made, where to look next.
+
+    Without `warnings` those of the run are left out: whoever showed each when it came need not say it again.
+    """
 
     def safe(text: str, width: int = 200) -> str:
         return shown(text, width, ascii_only=ascii_only)
@@ -53,10 +56,11 @@ def summary_lines(view: RunView, *, ascii_only: bool = False) -> list[Line]:
     denied = sum(agent.denied for agent in view.agents)
     if denied:
         lines.append([Span(f"  {denied} {'act was' if denied == 1 else 'acts were'} denied for want of a grant", "warn")])
-    for warning in view.warnings[:SHOWN]:
+    told = view.warnings if warnings else []
+    for warning in told[:SHOWN]:
         lines.append([Span("  warning: ", "warn"), Span(safe(warning, 300))])
-    if len(view.warnings) > SHOWN:
-        lines.append([Span(f"  and {len(view.warnings) - SHOWN} more warnings", "dim")])
+    if len(told) > SHOWN:
+        lines.append([Span(f"  and {len(told) - SHOWN} more warnings", "dim")])
     files = [f"{safe(it.path)} ({format_bytes(it.size_bytes)})" for it in view.deliverables[:SHOWN]]
     if files:
         more = f" and {len(view.deliverables) - SHOWN} more" if len(view.deliverables) > SHOWN else ""

@@ -6,17 +6,19 @@ nothing is cut: aligned columns with full values. It wraps nothing and draws no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-
-from toka_cli.view.style import Line, Span
+from toka_cli.view.style import Span
 from toka_cli.view.text import clean, display_width, pad
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from toka_cli.view.style import Line
 
 GAP: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
 class Column:
     """A column. `minimum` and `ideal` are widths in terminal columns; `ideal` None is as wide as its widest cell.
 
@@ -24,20 +26,27 @@ class Column:
     The column with the highest `drop` goes first when there is no room; a column with 0 goes last.
     """
 
-    title: str
-    minimum: int = 4
-    ideal: int | None = None
-    right: bool = False
-    drop: int = 0
-    stretch: bool = False
+    __slots__ = ("drop", "ideal", "minimum", "right", "stretch", "title")
+
+    def __init__(
+        self, title: str, minimum: int = 4, ideal: int | None = None, right: bool = False, drop: int = 0, stretch: bool = False
+    ) -> None:
+        self.title = title
+        self.minimum = minimum
+        self.ideal = ideal
+        self.right = right
+        self.drop = drop
+        self.stretch = stretch
 
 
-@dataclass(frozen=True, slots=True)
 class Cell:
     """A cell with a style; a plain string is a cell without one."""
 
-    text: str
-    style: str = ""
+    __slots__ = ("style", "text")
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self.text = text
+        self.style = style
 
 
 def table(

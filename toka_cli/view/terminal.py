@@ -6,24 +6,32 @@ A stream, what --color says and the environment come in; a Terminal goes out. St
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, TextIO
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final, NamedTuple, TextIO
 
 DEFAULT_WIDTH: Final = 80
 DEFAULT_HEIGHT: Final = 24
 _MAX_SIZE: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """What a stream can show. `width` is None for a pipe or a file: nothing is cut there. `ascii_only` when it is not UTF-8."""
+if TYPE_CHECKING:
 
-    tty: bool
-    color: bool
-    animate: bool
-    width: int | None
-    ascii_only: bool
+    class Terminal(NamedTuple):
+        """What a stream can show. `width` is None for a pipe or a file: nothing is cut there. `ascii_only` when it is not UTF-8."""
+
+        tty: bool
+        color: bool
+        animate: bool
+        width: int | None
+        ascii_only: bool
+
+else:
+    # The same without `typing`, which costs a listing more than all its other imports.
+    Terminal = namedtuple("Terminal", ("tty", "color", "animate", "width", "ascii_only"))
 
 
 def judge(stream: TextIO, *, color: str = "auto", environ: Mapping[str, str] | None = None) -> Terminal:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MARKS_KEPT: Final = 4
 """Combining marks shown on one character: real scripts need up to three; heaps of them paint over the lines above and below."""
@@ -19,7 +22,7 @@ _BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180
 
 _JOINERS: Final = frozenset("\u200c\u200d")
 _EMOJI_STYLE: Final = "\ufe0f"
-_CI_COMMAND: Final = re.compile(r"##(?=\w*\[)")
+_CI_COMMAND: Final = r"##(?=\w*\[)"
 
 
 def clean(text: str, *, newlines: bool = False, ascii_only: bool = False) -> str:
@@ -41,7 +44,7 @@ def ci_safe(line: str) -> str:
 
     GitHub Actions, Azure Pipelines and TeamCity read such commands from the output of any program.
     """
-    line = _CI_COMMAND.sub("## ", line)
+    line = re.sub(_CI_COMMAND, "## ", line)
     return f". {line}" if line.lstrip().startswith("::") else line
 
 
