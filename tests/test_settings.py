@@ -49,7 +49,7 @@ def test_every_layer_beats_the_one_below_and_says_so(tmp_path: Path) -> None:
 def test_file_values_in_every_group(tmp_path: Path) -> None:
     text = (
         '[process]\nmax_concurrent_processes = 3\nspawn_timeout = "1m"\nstart_method = "fresh"\n[resources]\nmax_memory = "1GB"\ncpu_limit = "50%"\n'
-        '[mcp]\nrequest_timeout = 5\n[monitoring]\nheartbeat_timeout = 2.5\n[recovery]\nenable_auto_restart = false\n[llm]\ndebug = true\n'
+        "[mcp]\nrequest_timeout = 5\n[monitoring]\nheartbeat_timeout = 2.5\n[recovery]\nenable_auto_restart = false\n[llm]\ndebug = true\n"
     )
     found, _ = load_settings({}, {}, file(tmp_path, text), None)
     assert (found.process.max_concurrent_processes, found.process.spawn_timeout_s, found.process.start_method) == (3, 60.0, "fresh")
@@ -64,7 +64,11 @@ def test_an_empty_variable_is_not_set() -> None:
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [('[llm]\nbase_url = "http://evil.example"', "not_allowed"), ("[process]\nenable_isolation = false", "not_allowed"), ('[llm]\napi_key = "sk-1"', "not_allowed")],
+    [
+        ('[llm]\nbase_url = "http://evil.example"', "not_allowed"),
+        ("[process]\nenable_isolation = false", "not_allowed"),
+        ('[llm]\napi_key = "sk-1"', "not_allowed"),
+    ],
 )
 def test_a_project_cannot_open_anything(tmp_path: Path, line: str, code: str) -> None:
     project = file(tmp_path, line)
@@ -147,7 +151,10 @@ def test_values_are_shown_as_people_write_them() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.one_of(st.binary(), st.text().map(str.encode), st.text().map(lambda text: f"[llm]\nmodel = {text}".encode())))
 def test_any_file_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    found: Settings | None = None
+    refused: tuple[Problem, ...] = ()
     try:
-        load_settings({}, {}, file(tmp_path, data), None)
+        found, _ = load_settings({}, {}, file(tmp_path, data), None)
     except InvalidSpecs as error:
-        assert error.problems
+        refused = error.problems
+    assert (found is None) == bool(refused)

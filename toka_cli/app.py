@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,22 +63,53 @@ def main_options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. Never raises, never shows a traceback."""
+    _open_missing_streams()
+    try:
+        return _run(arguments)
+    finally:
+        _flush_streams()
+
+
+def _run(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
-    name = " ".join(word for word in words[:2] if not word.startswith("-"))
+    name = _command_name(words)
     try:
         result = app(args=words, prog_name="toka", standalone_mode=False)
     except TokaError as error:
         return _report_bug(error) if isinstance(error, Bug) else _output(words).fail(name, error)
     except _CLICK_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # No error, only the help that was not asked for by name.
+            sys.stderr.write(error.format_message() + "\n")
+            return EXIT_USAGE
         return _output(words).fail(name, _usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_SIGINT
     except BrokenPipeError:
-        _silence_stdout()
+        return 0
+    except SystemExit as error:
+        # Click turns a reader that went away into exit status 1.
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
         return 0
     except Exception as error:  # noqa: BLE001  the last stop: a report file instead of a traceback
         return _report_bug(error)
     return result if isinstance(result, int) else 0
+
+
+def _command_name(words: list[str]) -> str:
+    """The command as the envelope names it: `orchestrate`, `agent list`."""
+    names: list[str] = []
+    groups = {group.name for group in app.registered_groups}
+    rest = iter(words)
+    for word in rest:
+        if word in {"--state-dir", "--config", "--color"}:
+            next(rest, None)
+        elif not word.startswith("-"):
+            names.append(word)
+            if names[0] not in groups or len(names) == 2:
+                break
+    return " ".join(names)
 
 
 def _usage_error(error: Any) -> UsageError:
@@ -111,14 +143,28 @@ def _report_bug(error: Exception) -> int:
         where = f"the details are in {path}"
     except OSError:
         where = "and the details could not be written"
-    sys.stderr.write(f"error: this is a bug in toka, not your mistake: {type(error).__name__}; {where}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"error: this is a bug in toka, not your mistake: {type(error).__name__}; {where}\n")
     return EXIT_BUG
 
 
-def _silence_stdout() -> None:
-    """What is still buffered would raise again when Python flushes it at exit."""
-    try:
-        void = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(void, sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
+def _open_missing_streams() -> None:
+    """Where the shell closed a standard stream (`>&-`), put the void: else the next file that is opened takes its number, and gets what is written to it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one: those before it are open by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _flush_streams() -> None:
+    """What nobody reads any more goes into the void: Python would flush it once more at its end, and complain with an exit status of its own."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except ValueError:
+            pass

@@ -6,6 +6,7 @@ The order is part of the design: processes that will fork are started before the
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -26,13 +27,16 @@ from toka_cli import events as e
 from toka_cli import ids
 from toka_cli.errors import Bug
 from toka_cli.kernel.kernel import Kernel
+from toka_cli.orchestrator.cell_watch import Patience
 from toka_cli.orchestrator.control import ControlServer
 from toka_cli.orchestrator.orchestrator import Orchestrator, create_events
+from toka_cli.orchestrator.recovery import requeue
 from toka_cli.paths import RunFolder, make_state_dir
 from toka_cli.plan.plan import Plan
 from toka_cli.state.log import EventLog
 from toka_cli.state.snapshot import RunView
 from toka_cli.supervisor.manager import AgentProcessManager
+from toka_cli.supervisor.sweep import sweep_files, sweep_processes
 from toka_cli.view.renderer import Renderer
 
 TICK_S: Final = 0.25
@@ -42,16 +46,21 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run is run; durations in seconds. `start_method` is `forkserver` or `fresh`; `command` is recorded with the run."""
+    """How a run is run; durations in seconds. `start_method` is `forkserver` or `fresh`; `command` is recorded with the run.
+
+    `resume` is the folder of an interrupted run to go on with; `in_doubt` (rerun or fail) decides for tasks that ask.
+    """
 
     state_dir: Path
     start_method: str = "forkserver"
-    spawn_timeout_s: float = 30.0
+    patience: Patience = field(default_factory=lambda: Patience(spawn_s=30.0, heartbeat_s=30.0))
     grace_s: float = 10.0
     restart_enabled: bool = True
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     no_sandbox: bool = False
+    resume: RunFolder | None = None
+    in_doubt: str | None = None
 
 
 class AgentRuntime:
@@ -76,12 +85,11 @@ class AgentRuntime:
         return anyio.run(self._execute, backend="asyncio")
 
     async def _execute(self) -> RunView:
-        folder = new_run_folder(self._options.state_dir, self._rng)
+        folder = self._options.resume or new_run_folder(self._options.state_dir, self._rng)
         async with AgentProcessManager(self._options.start_method) as manager:
-            self._log = log = EventLog.create(folder, plan_json=msgspec.json.encode(self._plan), spec_text=self._spec_text)
+            self._log = log = self._open_log(folder)
             try:
-                create_events(self._plan, log, folder.run_id, self._options.command, toka_cli.__version__)
-                self._audit_start(log)
+                self._first_events(folder, log)
                 kernel = Kernel(
                     folder=folder,
                     log=log,
@@ -96,7 +104,7 @@ class AgentRuntime:
                     log,
                     kernel,
                     manager,
-                    spawn_timeout_s=self._options.spawn_timeout_s,
+                    patience=self._options.patience,
                     grace_s=self._options.grace_s,
                     restart_enabled=self._options.restart_enabled,
                 )
@@ -116,6 +124,7 @@ class AgentRuntime:
         loop.set_exception_handler(self._on_bug)
         for signum in SIGNALS:
             loop.add_signal_handler(signum, self._on_signal, signum)
+        loop.add_signal_handler(signal.SIGTSTP, self._on_suspend)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._tick)
@@ -123,11 +132,26 @@ class AgentRuntime:
                 await orchestrator.run()
                 group.cancel_scope.cancel()
         finally:
-            for signum in SIGNALS:
+            for signum in (*SIGNALS, signal.SIGTSTP):
                 loop.remove_signal_handler(signum)
             self._ready(log.view)
             self._guard(lambda renderer: renderer.finish(log.view))
             self._guard(lambda renderer: renderer.close())
+
+    def _open_log(self, folder: RunFolder) -> EventLog:
+        if self._options.resume is not None:
+            return EventLog.open(folder)
+        return EventLog.create(folder, plan_json=msgspec.json.encode(self._plan), spec_text=self._spec_text)
+
+    def _first_events(self, folder: RunFolder, log: EventLog) -> None:
+        """A new run begins; an interrupted one is swept, and begins again where it was."""
+        if self._options.resume is None:
+            create_events(self._plan, log, folder.run_id, self._options.command, toka_cli.__version__)
+            self._audit_start(log)
+            return
+        swept = sweep_processes(folder.run_id), sweep_files(folder)
+        requeue(log, self._plan, self._options.in_doubt)
+        log.audit("run.resume", "recorded", context={"command": list(self._options.command), "processes": swept[0], "files": swept[1]})
 
     def _audit_start(self, log: EventLog) -> None:
         context = {"command": list(self._options.command), "workdir": self._plan.workdir, "agents": [agent.name for agent in self._plan.agents]}
@@ -169,6 +193,19 @@ class AgentRuntime:
         name = signal.Signals(signum).name
         self._orchestrator.stop_run(f"signal {name}", force=self._signalled > 1, exit_code=128 + signum)
 
+    def _on_suspend(self) -> None:
+        """Ctrl-Z: agents are frozen and clocks stand still while this process is stopped; all goes on with `fg` or `bg`."""
+        assert self._orchestrator is not None
+        assert self._log is not None
+        view = self._log.view
+        frozen = self._orchestrator.suspend()
+        self._log.flush()
+        self._guard(lambda renderer: renderer.close())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # Here after SIGCONT.
+        self._orchestrator.unsuspend(frozen)
+        self._guard(lambda renderer: renderer.start(view))
+
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """Something of ours raised where nobody can catch it (answering a call, showing an event): end the run, and raise it from there."""
         error = context.get("exception")
@@ -183,16 +220,21 @@ class AgentRuntime:
             ready(view)
 
     def _guard(self, show: Callable[[Renderer], None]) -> None:
-        """Show something. When nobody reads any more (`| head`), the run is stopped and nothing more is shown."""
+        """Show something. When nobody reads any more (`| head`, a closed window), the run is stopped; on a full disk it goes on, unseen."""
         if self._renderer is None:
             return
         try:
             show(self._renderer)
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError) as error:
             self._renderer = None
             with suppress(OSError, ValueError):
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  kept to the end of the process
-            if self._orchestrator is not None:
+            if self._orchestrator is None:
+                return
+            if isinstance(error, OSError) and error.errno == errno.EIO:
+                # The terminal is gone: the SIGHUP that says so may be a moment behind.
+                self._orchestrator.stop_run("signal SIGHUP", exit_code=128 + signal.SIGHUP)
+            elif isinstance(error, BrokenPipeError | ValueError):
                 self._orchestrator.stop_run("closed pipe: nobody reads the output any more")
 
 

@@ -313,7 +313,11 @@ def _unknown(group: str, name: str) -> tuple[str, str, str]:
     """Return (message, hint, code) for a key that is none; its value is never shown, it may be a secret."""
     shown = f"{group}.{name[:60]}"
     if _SECRET.search(name):
-        return f"{shown}: keys are never read from files", "set the provider's environment variable, such as ANTHROPIC_API_KEY", "not_allowed"
+        return (
+            f"{shown}: keys are never read from files",
+            "set the provider's environment variable, such as ANTHROPIC_API_KEY",
+            "not_allowed",
+        )
     names = [known.key for known in _KEYS if known.group == group]
     return f"unknown key {shown}", _nearest(name, names) or f"known: {', '.join(names)}", "unknown_key"
 
@@ -321,9 +325,17 @@ def _unknown(group: str, name: str) -> tuple[str, str, str]:
 def _refused(key: _Key, raw: object, *, project: bool) -> tuple[str, str, str] | None:
     """Return (message, hint, code) for a setting that a project's file may not make, or None."""
     if project and key.project == "never":
-        return f"{key.name} cannot be set by a project's file", "set it in your own config, or with " + (key.alias or key.variable), "not_allowed"
+        return (
+            f"{key.name} cannot be set by a project's file",
+            "set it in your own config, or with " + (key.alias or key.variable),
+            "not_allowed",
+        )
     if project and key.project == "only on" and raw is not True:
-        return f"{key.name} cannot be switched off by a project's file", "it is switched off in your own config, or not at all", "not_allowed"
+        return (
+            f"{key.name} cannot be switched off by a project's file",
+            "it is switched off in your own config, or not at all",
+            "not_allowed",
+        )
     return None
 
 

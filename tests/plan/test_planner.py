@@ -85,7 +85,7 @@ def test_the_nine_real_specs():
     assert caught.value.exit_code == 6
     for agent in agents:
         assert f"{agent.path}: {agent.name}: t1 (line " in caught.value.message
-    assert "--model" in (caught.value.hint or "")
+    assert "tasks.conditional" in (caught.value.hint or "")
 
 
 # --- which agents --------------------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_conditional_tasks_run_only_when_asked_for_and_are_counted_otherwise():
     assert plan.agents[0].conditional == {"model": 1}
     with pytest.raises(NoModel) as caught:
         planned(agents, when=("model",))
-    assert "or leave out --when model" in (caught.value.hint or "")
+    assert "leave out --when model" in (caught.value.hint or "")
     assert "give each of the lines" not in (caught.value.hint or "")
 
 
@@ -389,7 +389,7 @@ def test_prompts_without_a_model_are_all_named():
     agents = agents_of(spec("a", {"description": "think"}, run("x")), spec("b", {"description": "think", "id": "deep"}))
     with pytest.raises(NoModel) as caught:
         planned(agents)
-    assert caught.value.message.startswith("2 tasks are prompts and need a model, and there is none:\n  a.yaml: a: t1 (line 1)\n  b.yaml: b: deep (line 1)")
+    assert caught.value.message.startswith("2 tasks are prompts and need a model, and this version of toka cannot ask one yet:\n  a.yaml: a: t1 (line 1)\n  b.yaml: b: deep (line 1)")
     assert planned(agents, model_available=True).plan
     assert warned(plan_of(agents, preview=True), "2 tasks are prompts")
 

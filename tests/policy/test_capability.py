@@ -11,11 +11,18 @@ from toka_cli.spec.load import load_text
 @pytest.mark.parametrize(
     ("name", "power"),
     [
-        ("filesystem-write", "filesystem-write"), ("file-system-write", "filesystem-write"), ("File_System Write", "filesystem-write"),
-        ("storage-modification", "filesystem-write"), ("cargo-test-execution", "cargo-execution"), ("test-execution", "script-execution"),
-        ("network-access-limited", "network-access"), ("github-api-access", "network-access"), ("mcp:Cortex", "mcp:Cortex"), ("mcp:cortex.read_*", "mcp:cortex.read_*"),
+        ("filesystem-write", "filesystem-write"),
+        ("file-system-write", "filesystem-write"),
+        ("File_System Write", "filesystem-write"),
+        ("storage-modification", "filesystem-write"),
+        ("cargo-test-execution", "cargo-execution"),
+        ("test-execution", "script-execution"),
+        ("network-access-limited", "network-access"),
+        ("github-api-access", "network-access"),
+        ("mcp:Cortex", "mcp:Cortex"),
+        ("mcp:cortex.read_*", "mcp:cortex.read_*"),
     ],
-)  # fmt: skip
+)
 def test_powers_and_their_aliases(name: str, power: str) -> None:
     found = classify(name)
     assert (found.kind, found.name) == ("power", power)
@@ -23,7 +30,9 @@ def test_powers_and_their_aliases(name: str, power: str) -> None:
     assert found.power.summary
 
 
-@pytest.mark.parametrize("name", ["document-analysis", "link-validation", "network-access-llm-providers", "api-key-storage", "Crypto_Operations"])
+@pytest.mark.parametrize(
+    "name", ["document-analysis", "link-validation", "network-access-llm-providers", "api-key-storage", "Crypto_Operations"]
+)
 def test_declared_names_grant_nothing(name: str) -> None:
     found = classify(name)
     assert (found.kind, found.power) == ("declared", None)
@@ -31,9 +40,19 @@ def test_declared_names_grant_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("filesystem-wirte", "filesystem-write"), ("network-acces", "network-access"), ("filesystem-write-all", "filesystem-write"), ("root", None), ("mcp:", None), ("", None),
-     ("mcp:a b", None), ("filesystem-write\n", None), ("fílesystem-write", None), ("x" * 5000, None)],
-)  # fmt: skip
+    [
+        ("filesystem-wirte", "filesystem-write"),
+        ("network-acces", "network-access"),
+        ("filesystem-write-all", "filesystem-write"),
+        ("root", None),
+        ("mcp:", None),
+        ("", None),
+        ("mcp:a b", None),
+        ("filesystem-write\n", None),
+        ("fílesystem-write", None),
+        ("x" * 5000, None),
+    ],
+)
 def test_nothing_is_granted_by_resemblance(name: str, near: str | None) -> None:
     found = classify(name)
     if name.strip() == "filesystem-write":
@@ -59,7 +78,11 @@ def test_unknown_grants_are_warned_about_at_their_places() -> None:
     )
     (agent,) = load_text(text, path="a.yaml").checked().agents
     found = check_grants(agent)
-    assert [(problem.line, problem.column, problem.severity) for problem in found] == [(9, 7, "warning"), (10, 8, "warning"), (4, 35, "warning")]
+    assert [(problem.line, problem.column, problem.severity) for problem in found] == [
+        (9, 7, "warning"),
+        (10, 8, "warning"),
+        (4, 35, "warning"),
+    ]
     assert "did you mean 'filesystem-write'?" in (found[0].hint or "")
     assert {problem.severity for problem in check_grants(agent, strict=True)} == {"error"}
 

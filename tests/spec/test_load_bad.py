@@ -32,8 +32,10 @@ def where(problem: Problem) -> tuple[int, int]:
         pytest.param("metadata:\n\tname: x\n", (2, 1), "a tab indents this line", id="tab"),
         pytest.param("metadata:\n  name: x\n\tversion: 1\n", (3, 1), "a tab indents this line", id="tab later"),
         pytest.param("tasks:\n  - x\n\t- y\n", (3, 1), "a tab indents this line", id="tab that a parser takes"),
-        pytest.param(HEAD + TASKS + "metadata: {name: b}\n", (3, 1), "'metadata' is here twice (first at line 1, column 1)", id="duplicate key"),
-        pytest.param("metadata:\n  name: \"x\n\n", (2, 9), "a quote is not closed", id="quote"),
+        pytest.param(
+            HEAD + TASKS + "metadata: {name: b}\n", (3, 1), "'metadata' is here twice (first at line 1, column 1)", id="duplicate key"
+        ),
+        pytest.param('metadata:\n  name: "x\n\n', (2, 9), "a quote is not closed", id="quote"),
         pytest.param("metadata:\n  name: a: b\n", (2, 10), "a ':' cannot stand here", id="colon"),
         pytest.param("metadata: {name: a\ntasks: [a]\n", (2, 6), "',' or '}' was expected", id="bracket"),
         pytest.param("metadata:\n  name: a\n version: b\n", (3, 2), "a 'key: value' was expected", id="indentation"),
@@ -41,7 +43,9 @@ def where(problem: Problem) -> tuple[int, int]:
         pytest.param("metadata: {name: *x}\n", (1, 18), "the alias *x has no anchor &x", id="alias without anchor"),
         pytest.param("a: &x [*x]\n", (1, 8), "the alias *x stands inside what it repeats", id="recursive alias"),
         pytest.param("a: &x {b: *x}\n", (1, 11), "the alias *x stands inside what it repeats", id="recursive mapping"),
-        pytest.param("metadata: {name: !!python/object:os.system x}\n", (1, 18), "the tag '!!python/object:os.system' is not read", id="python tag"),
+        pytest.param(
+            "metadata: {name: !!python/object:os.system x}\n", (1, 18), "the tag '!!python/object:os.system' is not read", id="python tag"
+        ),
         pytest.param(HEAD + "tasks: !tool [x]\n", (2, 8), "the tag '!tool' is not read", id="own tag"),
         pytest.param("? [a]\n: b\n", (1, 3), "a key must be text", id="list as key"),
         pytest.param("{a: b}: c\n", (1, 1), "a key must be text", id="mapping as key"),
@@ -60,14 +64,25 @@ def where(problem: Problem) -> tuple[int, int]:
         pytest.param("metadata: {name: [a]}\n" + TASKS, (1, 18), "metadata.name must be text, not a list", id="name is a list"),
         pytest.param("metadata: x\n" + TASKS, (1, 11), "metadata must be a mapping, not 'x'", id="metadata is text"),
         pytest.param(HEAD + TASKS + "spec: {priority: hihg}\n", (3, 18), "must be one of critical, high, medium, low", id="priority"),
-        pytest.param(HEAD + TASKS + "security:\n  resource_limits:\n    max_memory: lots\n", (5, 17), "not an amount of memory", id="memory"),
+        pytest.param(
+            HEAD + TASKS + "security:\n  resource_limits:\n    max_memory: lots\n", (5, 17), "not an amount of memory", id="memory"
+        ),
         pytest.param(HEAD + TASKS + "security: {resource_limits: {max_cpu: 0}}\n", (3, 39), "leaves no processor time", id="no processor"),
         pytest.param(HEAD + TASKS + "security: {resource_limits: {timeout: -5s}}\n", (3, 39), "not a duration", id="negative time"),
         pytest.param(HEAD + TASKS + "security: {resource_limits: {max_cost_usd: .nan}}\n", (3, 44), "must be a number from 0", id="NaN"),
-        pytest.param(HEAD + TASKS + "security: {resource_limits: {max_processes: 1.5}}\n", (3, 45), "must be a whole number", id="half a process"),
+        pytest.param(
+            HEAD + TASKS + "security: {resource_limits: {max_processes: 1.5}}\n", (3, 45), "must be a whole number", id="half a process"
+        ),
         pytest.param(HEAD + TASKS + "security: {sandbox: perhaps}\n", (3, 21), "must be true or false", id="flag"),
-        pytest.param(HEAD + TASKS + "security: {capabilities_required: [{network-access: []}]}\n", (3, 37), "narrowed to nothing", id="empty grant"),
-        pytest.param(HEAD + TASKS + "security:\n  capabilities_required:\n    - a\n    - a: [x]\n", (6, 7), "once with values and once without", id="both forms"),
+        pytest.param(
+            HEAD + TASKS + "security: {capabilities_required: [{network-access: []}]}\n", (3, 37), "narrowed to nothing", id="empty grant"
+        ),
+        pytest.param(
+            HEAD + TASKS + "security:\n  capabilities_required:\n    - a\n    - a: [x]\n",
+            (6, 7),
+            "once with values and once without",
+            id="both forms",
+        ),
         pytest.param(HEAD + TASKS + "llm: {base_url: 'http://x'}\n", (3, 7), "llm.base_url cannot be set here", id="address"),
         pytest.param(HEAD + TASKS + "llm: {temperature: 3}\n", (3, 20), "must be a number from 0 to 2", id="temperature"),
         pytest.param(HEAD + TASKS + "dependencies: {required: {a: self}}\n", (3, 27), "'a' depends on itself", id="itself"),
@@ -78,7 +93,7 @@ def where(problem: Problem) -> tuple[int, int]:
         pytest.param("metadata: {name: a, branch: '-x'}\nworkspace: worktree\n" + TASKS, (1, 29), "is not a git branch name", id="branch"),
         pytest.param(HEAD + "agents: [x.yaml]\n" + TASKS, (2, 1), "not both", id="two kinds"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_have_a_place_and_a_sentence(text: str, place: tuple[int, int] | None, words: str) -> None:
     found = bad(text) if place else load_text(text).problems
     if place is None:
@@ -97,7 +112,11 @@ def test_mistakes_have_a_place_and_a_sentence(text: str, place: tuple[int, int] 
         ("{id: t2, description: x}\n    - {description: y}", (5, 7), "the task id 't2' is used twice (first at line 4, column 8)"),
         ("{description: x, depends_on: [t9]}", (4, 37), "there is no task 't9'"),
         ("{id: a, description: x, depends_on: a}", (4, 43), "tasks wait for each other: a -> a"),
-        ("{id: a, description: x, depends_on: [c]}\n    - {id: b, run: x, depends_on: [a]}\n    - {id: c, run: x, depends_on: [b]}", (4, 44), "a -> c -> b -> a"),
+        (
+            "{id: a, run: xxxxxxxxx, depends_on: [c]}\n    - {id: b, run: x, depends_on: a}\n    - {id: c, run: x, depends_on: b}",
+            (4, 44),
+            "a -> c -> b -> a",
+        ),
         ("{description: x, run: []}", (4, 24), "names no program"),
         ("{description: x, run: ' '}", (4, 29), "is empty"),
         ("{description: x, run: {a: b}}", (4, 24), "must be a list of arguments"),
@@ -113,7 +132,7 @@ def test_mistakes_have_a_place_and_a_sentence(text: str, place: tuple[int, int] 
         ("{agent: 'a/b'}", (4, 8), "cannot name an agent"),
         ("{description: x, args: 3, tool: t}", (4, 30), "args must be a mapping"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_tasks(task: str, place: tuple[int, int], words: str) -> None:
     found = bad(f"{HEAD}tasks:\n  default:\n    - {task}\n")
     assert [problem for problem in found if where(problem) == place and words in problem.message], found
@@ -143,7 +162,7 @@ def test_an_unknown_limit_is_never_silent() -> None:
         (b"a: b\nc: \xff\n", "encoding", (2, 4)),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "encoding", (1, 1)),
         (b"a: b\r\nc: \x00\n", "binary", (2, 4)),
-        ("a: \x1b[31m\n".encode(), "encoding", (1, 4)),
+        (b"a: \x1b[31m\n", "encoding", (1, 4)),
         (b"[" * 60 + b"]" * 60, "too_deep", (1, 51)),
         (b"[" * 900_000, "too_deep", (1, 51)),
         (b"{a: " * 200_000, "too_deep", (1, 201)),
@@ -151,7 +170,7 @@ def test_an_unknown_limit_is_never_silent() -> None:
         (b"--- a\n" * 300, "too_many_nodes", (201, 1)),
     ],
     ids=["size", "utf-16", "not utf-8", "png", "nul", "escape", "deep", "very deep", "deep mappings", "wide", "documents"],
-)  # fmt: skip
+)
 def test_files_that_are_not_worth_reading(data: bytes, code: str, place: tuple[int, int]) -> None:
     (found,) = bad(data)
     assert (found.code, where(found)) == (code, place)
@@ -183,7 +202,11 @@ def test_depth_counts_what_an_alias_repeats() -> None:
 
 
 def test_aliases_and_merge_keys_within_bounds_are_fine() -> None:
-    text = "x-base: &base {timeout: 5s, priority: low}\n" + HEAD + "tasks:\n  - {<<: *base, description: x, priority: high}\n  - {<<: [*base], run: y}\n"
+    text = (
+        "x-base: &base {timeout: 5s, priority: low}\n"
+        + HEAD
+        + "tasks:\n  - {<<: *base, description: x, priority: high}\n  - {<<: [*base], run: y}\n"
+    )
     first, second = load_text(text).checked().agents[0].spec.tasks.default
     assert (first.timeout_s, first.priority, second.timeout_s, second.priority) == (5.0, "high", 5.0, "low")
 
@@ -195,6 +218,28 @@ def test_problems_are_bounded_and_none_hides_that_there_are_errors() -> None:
     assert 0 < len(loaded.problems) <= 250
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        (HEAD + "tasks: [" + "x," * 1001 + "]\n", (2, 1), "at most 1000 tasks, not 1001"),
+        (
+            HEAD + TASKS + "security: {capabilities_required: [" + ",".join(f"g{n}" for n in range(201)) + "]}\n",
+            (3, 12),
+            "at most 200 grants",
+        ),
+        (HEAD + "tasks: [{description: x, output_schema: {title: " + "x" * 70_000 + "}}]\n", (2, 26), "larger than 64 KB"),
+    ],
+    ids=["tasks", "grants", "schema"],
+)
+def test_more_than_anybody_writes(text: str, place: tuple[int, int], words: str) -> None:
+    assert [problem for problem in bad(text) if where(problem) == place and words in problem.message]
+
+
+def test_a_thousand_unknown_tasks_are_fifty_problems() -> None:
+    waits = ",".join(f"q{number}" for number in range(1000))
+    assert len(bad(HEAD + f"tasks: [{{description: x, depends_on: [{waits}]}}]\n")) == 50
+
+
 def test_both_parsers_see_the_same_trees() -> None:
     text = HEAD + "tasks: &t\n  - 'a\n    b'\n  - |\n    x\n    \ty\n  - \"\\u00e9\"\nextra: *t\n"
     fast = documents(text, Findings("f"), guard.Meter("f"))
@@ -203,13 +248,56 @@ def test_both_parsers_see_the_same_trees() -> None:
 
 
 PIECES = st.sampled_from(
-    ["metadata:", " name: a", "tasks:", "- ", "{", "}", "[", "]", "&a ", "*a", "<<: ", "\n", "  ", "\t", "!!str ", "!x ", "? ", ": ", "'", '"', "|\n", "run", "code: ",
-     "default:", "---\n", "%YAML 1.1\n", "security: ", "capabilities_required: ", "~", "1e999", "0x", ".nan", "\ufeff", "\x85", "\\ud800", "output_schema: ", "$ref: "]
-)  # fmt: skip
+    [
+        "metadata:",
+        " name: a",
+        "tasks:",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "&a ",
+        "*a",
+        "<<: ",
+        "\n",
+        "  ",
+        "\t",
+        "!!str ",
+        "!x ",
+        "? ",
+        ": ",
+        "'",
+        '"',
+        "|\n",
+        "run",
+        "code: ",
+        "default:",
+        "---\n",
+        "%YAML 1.1\n",
+        "security: ",
+        "capabilities_required: ",
+        "~",
+        "1e999",
+        "0x",
+        ".nan",
+        "\ufeff",
+        "\x85",
+        "\\ud800",
+        "output_schema: ",
+        "$ref: ",
+    ]
+)
 
 
 @settings(max_examples=250)
-@given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")), st.lists(PIECES, max_size=40).map(lambda parts: "".join(parts).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")),
+        st.lists(PIECES, max_size=40).map(lambda parts: "".join(parts).encode()),
+    )
+)
 def test_any_bytes_give_agents_or_problems(data: bytes) -> None:
     loaded = load_paths(["-"], stdin=data)
     assert loaded.agents or loaded.orchestration or loaded.problems
@@ -220,16 +308,55 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=12,
 )
-SECTIONS = ("metadata", "spec", "capabilities", "objectives", "tasks", "dependencies", "security", "llm", "mcp_servers", "restart", "workspace", "reporting")
+SECTIONS = (
+    "metadata",
+    "spec",
+    "capabilities",
+    "objectives",
+    "tasks",
+    "dependencies",
+    "security",
+    "llm",
+    "mcp_servers",
+    "restart",
+    "workspace",
+    "reporting",
+)
 KEYS = st.sampled_from(
-    ["name", "priority", "default", "conditional", "parallel", "required", "optional", "resource_limits", "max_memory", "capabilities_required", "run", "code", "python",
-     "retries", "max", "verify", "output_schema", "depends_on", "args", "tool", "metrics", "policy", "mode", "command", "env", "x"]
-)  # fmt: skip
+    [
+        "name",
+        "priority",
+        "default",
+        "conditional",
+        "parallel",
+        "required",
+        "optional",
+        "resource_limits",
+        "max_memory",
+        "capabilities_required",
+        "run",
+        "code",
+        "python",
+        "retries",
+        "max",
+        "verify",
+        "output_schema",
+        "depends_on",
+        "args",
+        "tool",
+        "metrics",
+        "policy",
+        "mode",
+        "command",
+        "env",
+        "x",
+    ]
+)
 SHAPES = st.recursive(JSON, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)), max_leaves=15)
 
 
 @settings(max_examples=250)
-@given(st.fixed_dictionaries({}, optional={name: SHAPES for name in (*SECTIONS, "agents", "limits", "budget")}))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys((*SECTIONS, "agents", "limits", "budget"), SHAPES)))
 def test_any_shape_in_any_section_gives_agents_or_problems(document: dict[str, object]) -> None:
     loaded = load_text(yaml.safe_dump(document, allow_unicode=False))
     assert loaded.agents or loaded.orchestration or loaded.problems

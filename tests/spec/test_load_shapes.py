@@ -96,7 +96,10 @@ def test_tasks_as_a_plain_list_have_the_documented_places() -> None:
 
 
 def test_ids_follow_the_position_over_all_tasks() -> None:
-    text = HEAD + "tasks:\n  default: [{description: x}, {id: own, run: 'true'}, {description: y, depends_on: own}]\n  conditional: {k: [{description: z}]}\n"
+    text = (
+        HEAD
+        + "tasks:\n  default: [{description: x}, {id: own, run: 'true'}, {description: y, depends_on: own}]\n  conditional: {k: [{description: z}]}\n"
+    )
     tasks = loaded(text)[0].spec.tasks
     assert [(task.id, task.when) for task in tasks.every] == [("t1", None), ("own", None), ("t3", None), ("t4", "k")]
     assert tasks.default[2].depends_on == ("own",)
@@ -111,21 +114,29 @@ def test_code(shape: str) -> None:
 
 def test_every_field_of_a_task() -> None:
     text = HEAD + (
-        "tasks:\n  parallel: 2\n  default:\n    - id: a\n      description: d\n      tool: t\n      args: {n: 1, s: '1', on: yes, date: 2025-01-02}\n      timeout: 1m\n"
-        "      retries: {max: 2, delay: 0s, backoff: 1.5}\n      when: k\n      output_schema: {type: object}\n      requires: [git-access]\n      allow_failure: yes\n"
+        "tasks:\n  parallel: 2\n  default:\n    - id: a\n      description: d\n      tool: t\n      "
+        "args: {n: 1, s: '1', on: yes, date: 2025-01-02}\n      timeout: 1m\n"
+        "      retries: {max: 2, delay: 0s, backoff: 1.5}\n      when: k\n      output_schema: {type: object}\n      "
+        "requires: [git-access]\n      allow_failure: yes\n"
         "      on_interrupted: rerun\n    - {id: b, description: d, agent: other, input: [1, null, .5], depends_on: [a]}\n"
     )
     tasks = load_text(text).checked().agents[0].spec.tasks
     first, second = tasks.default
     assert first.args == {"n": 1, "s": "1", "on": "yes", "date": "2025-01-02"}
     assert (first.timeout_s, first.retries.delay_s, first.retries.backoff, first.when) == (60.0, 0.0, 1.5, "k")
-    assert (first.output_schema, first.requires, first.allow_failure, first.on_interrupted) == ({"type": "object"}, ("git-access",), True, "rerun")
+    assert (first.output_schema, first.requires, first.allow_failure, first.on_interrupted) == (
+        {"type": "object"},
+        ("git-access",),
+        True,
+        "rerun",
+    )
     assert (second.kind, second.agent, second.input, second.depends_on, tasks.parallel) == ("agent", "other", [1, None, 0.5], ("a",), 2)
 
 
 def test_objectives_with_text_and_gates() -> None:
     found = spec(
-        "objectives:\n  - {description: d, deliverable: one, validation: words}\n  - {description: e, deliverable: [a, b], validation: {run: [pytest, -q], timeout: 5m}}\n  - f\n"
+        "objectives:\n  - {description: d, deliverable: one, validation: words}\n"
+        "  - {description: e, deliverable: [a, b], validation: {run: [pytest, -q], timeout: 5m}}\n  - f\n"
     ).objectives
     assert (found[0].deliverable, found[0].validation, found[0].gate) == (("one",), "words", None)
     assert found[1].deliverable == ("a", "b")
@@ -137,12 +148,21 @@ def test_objectives_with_text_and_gates() -> None:
 def test_text_stays_the_text_that_was_written() -> None:
     agent, notes = loaded("metadata: {name: 123, version: 1.10, created: 2025-07-04, workstream: on, branch: ~}\n" + TASKS)
     metadata = agent.spec.metadata
-    assert (metadata.name, metadata.version, metadata.created, metadata.workstream, metadata.branch) == ("123", "1.10", "2025-07-04", "on", None)
+    assert (metadata.name, metadata.version, metadata.created, metadata.workstream, metadata.branch) == (
+        "123",
+        "1.10",
+        "2025-07-04",
+        "on",
+        None,
+    )
     assert len(notes) == 4
 
 
 def test_hostile_text_stays_data() -> None:
-    text = HEAD + 'tasks: [{description: "\\e]52;c;x\\a [bold]${HOME} $(id)\\r\\n\\u202e", run: ["echo", "$(id)", "; rm -rf /"]}]\nspec: {name: "\\e[31m"}\n'
+    text = (
+        HEAD
+        + 'tasks: [{description: "\\e]52;c;x\\a [bold]${HOME} $(id)\\r\\n\\u202e", run: ["echo", "$(id)", "; rm -rf /"]}]\nspec: {name: "\\e[31m"}\n'
+    )
     (agent,) = load_text(text).checked().agents
     assert agent.spec.title == "\x1b[31m"
     assert agent.spec.tasks.default[0].run == ("echo", "$(id)", "; rm -rf /")
@@ -162,8 +182,15 @@ def test_all_limits() -> None:
 
 
 def test_short_forms_of_small_sections() -> None:
-    found = spec("capabilities: [reading]\nllm: anthropic/x\nrestart: never\nworkspace: copy\nmcpServers: {c: {command: c, args: [a], env: {K: '${K}'}}}\n")
-    assert (found.capabilities.primary, found.llm.model, found.restart.policy, found.workspace.mode) == (("reading",), "anthropic/x", "never", "copy")
+    found = spec(
+        "capabilities: [reading]\nllm: anthropic/x\nrestart: never\nworkspace: copy\nmcpServers: {c: {command: c, args: [a], env: {K: '${K}'}}}\n"
+    )
+    assert (found.capabilities.primary, found.llm.model, found.restart.policy, found.workspace.mode) == (
+        ("reading",),
+        "anthropic/x",
+        "never",
+        "copy",
+    )
     assert (found.mcp_servers["c"].command, found.mcp_servers["c"].env) == ("c", {"K": "${K}"})
     assert spec("").restart == Restart(policy="on-failure", max_attempts=3, delay_s=5.0)
 

@@ -123,6 +123,7 @@ class _Run:
         self.streams = {process.stdout.fileno(): ("stdout", Capture()), process.stderr.fileno(): ("stderr", Capture())}
         self.open = set(self.streams)
         self.pidfd = os.pidfd_open(process.pid)
+        self.written = 0
         self.status: int | None = None
         self.cpu_time_s: float | None = None
         self.peak_memory_bytes: int | None = None
@@ -134,17 +135,22 @@ class _Run:
             ready = await self.scheduler.rest((*self.open, self.pidfd), self._left())
             if not self._read(ready):
                 await self.end_group()
-                return f"limit.output: more than {self.limit} bytes written"
+                return self._too_much()
             if self.pidfd in ready:
                 self._reap()
             elif self._left() == 0.0:
                 await self.end_group()
                 return timeout_reason
         await self._drain()
+        if self.written > self.limit:
+            return self._too_much()
         code = os.waitstatus_to_exitcode(self.status)
         if code < 0:
             return f"signal {-code}"
         return f"exit {code}" if code else None
+
+    def _too_much(self) -> str:
+        return f"limit.output: more than {self.limit} bytes written"
 
     async def end_group(self) -> None:
         """SIGTERM to the group, SIGKILL after a moment."""
@@ -198,11 +204,14 @@ class _Run:
             if not data:
                 self.open.discard(fd)
                 continue
+            self.written += len(data)
+            # What is over the bound is read, so that nobody waits for a full pipe, and dropped: also while the command is being ended.
+            data = data[: max(0, len(data) - max(0, self.written - self.limit))]
             name, capture = self.streams[fd]
             capture.add(data)
-            if self.on_output is not None:
+            if data and self.on_output is not None:
                 self.on_output(name, data)
-        return sum(capture.total for _, capture in self.streams.values()) <= self.limit
+        return self.written <= self.limit
 
     async def _drain(self) -> None:
         end = self.scheduler.clock() + DRAIN_LIMIT_S

@@ -26,14 +26,17 @@ class AgentExecutor:
     paused: Signal | None = None
     running: dict[str, Strand] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
+    resting: set[str] = field(default_factory=set)
+    broken: Exception | None = None
     changed: Signal | None = None
 
     def stop(self, reason: str) -> None:
         """Start nothing more and end what runs; its attempts are reported as stopped."""
         if self.stop_reason is None:
             self.stop_reason = reason
-            for strand in list(self.running.values()):
-                self.scheduler.cancel(strand)
+            # A call of the kernel is waited for: whether an attempt has begun or ended is not to be left open.
+            for task in self.resting:
+                self.scheduler.cancel(self.running[task])
             self.resume()
             self._wake()
 
@@ -53,6 +56,8 @@ class AgentExecutor:
         waiting = {task.id: task for task in self.brief.tasks}
         failed: str | None = None
         while waiting or self.running:
+            if self.broken is not None:
+                raise self.broken
             await self._while_paused()
             if failed is None:
                 failed = next((task for task, end in self.ended.items() if end == "failed"), None)
@@ -64,6 +69,8 @@ class AgentExecutor:
             if self.running:
                 self.changed = Signal(self.scheduler)
                 await self.changed.wait()
+        if self.broken is not None:
+            raise self.broken
 
     async def _while_paused(self) -> None:
         while self.paused is not None and not self.running:
@@ -94,6 +101,8 @@ class AgentExecutor:
     async def _one(self, task: m.TaskBrief) -> None:
         try:
             self.ended[task.id] = await self._attempts(task)
+        except Exception as error:  # noqa: BLE001  raised again by the main path: what is not known to have ended must not look as if it had
+            self.broken = error
         finally:
             del self.running[task.id]
             self._wake()
@@ -104,18 +113,31 @@ class AgentExecutor:
         while True:
             go = await self.client.call("attempt.start", m.StartAttempt(task.id, attempt), m.Go)
             if not go.go:
-                return "failed"
+                return "allowed" if task.allow_failure else "failed"
             ok, reason, outcome = await self._attempt(task)
             verdict = await self.client.call("attempt.finish", m.FinishAttempt(task.id, attempt, ok, reason, outcome), m.Verdict)
             if verdict.verdict != "retry":
                 return verdict.verdict
-            try:
-                await self.scheduler.rest((), verdict.delay_s)
-            except Cancelled:
+            if not await self._back_off(task, verdict.delay_s):
                 return "stopped"
             attempt += 1
 
+    async def _back_off(self, task: m.TaskBrief, delay_s: float) -> bool:
+        if self.stop_reason is not None:
+            return False
+        self.resting.add(task.id)
+        try:
+            await self.scheduler.rest((), delay_s)
+        except Cancelled:
+            return False
+        finally:
+            self.resting.discard(task.id)
+        return True
+
     async def _attempt(self, task: m.TaskBrief) -> tuple[bool, str | None, Outcome]:
+        if self.stop_reason is not None:
+            return False, f"stopped: {self.stop_reason}", Outcome()
+        self.resting.add(task.id)
         try:
             return await self.tasks.attempt(task)
         except Cancelled:
@@ -126,6 +148,8 @@ class AgentExecutor:
             return False, f"{error.code}: {error.message}", Outcome(stderr=error.hint or "")
         except Exception as error:  # noqa: BLE001  one task's surprise must not take the agent's other tasks with it
             return False, f"internal: {type(error).__name__}: {error}", Outcome()
+        finally:
+            self.resting.discard(task.id)
 
     def _wake(self) -> None:
         if self.changed is not None:

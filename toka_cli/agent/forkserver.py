@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from toka_cli.agent import birth
+from toka_cli.agent.rehearsal import rehearse
 from toka_cli.protocol import frames
 from toka_cli.protocol.messages import Forked, SpawnRequest
 
@@ -26,6 +27,7 @@ DESCRIPTORS: Final = 3
 
 def serve(control: socket.socket) -> None:
     """Fork as asked until the owner closes the socket."""
+    rehearse()
     # Nobody waits for shims: they report on their lifelines.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ DEFAULT_OUTPUT_BYTES = 10 << 20
 def run(door: socket.socket, isolation: dict[str, Any]) -> int:
     """Work until done; the exit status of the cell: 0 done, 3 the kernel is gone."""
     scheduler = Scheduler()
-    cell = _Cell(door, scheduler, isolation)
+    cell = Cell(door, scheduler, isolation)
     try:
         scheduler.run(cell.work())
     except OwnerGone:
@@ -34,7 +33,9 @@ def run(door: socket.socket, isolation: dict[str, Any]) -> int:
     return 0
 
 
-class _Cell:
+class Cell:
+    """One agent at work: `work` is all it does."""
+
     def __init__(self, door: socket.socket, scheduler: Scheduler, isolation: dict[str, Any]) -> None:
         self.scheduler = scheduler
         self.isolation = isolation
@@ -52,21 +53,22 @@ class _Cell:
         elif isinstance(message, m.PauseAgent):
             executor.pause()
         elif isinstance(message, m.ResumeAgent):
+            self.scheduler.skip(message.frozen_s)
             executor.resume()
 
     async def work(self) -> None:
+        """From hello to finish. Raises OwnerGone."""
         brief = await self.client.call("agent.hello", m.Hello(os.getpid(), self.isolation), m.AgentBrief)
         output_bytes = brief.limits.output_bytes if brief.limits.output_bytes is not None else DEFAULT_OUTPUT_BYTES
         runner = CommandRunner(self.scheduler, dict(os.environ), brief.workdir, output_bytes)
-        with tempfile.TemporaryDirectory(prefix="task-", ignore_cleanup_errors=True) as scratch:
-            tasks = TaskExecutor(brief, self.client, runner, Path(scratch))
-            self.executor = AgentExecutor(brief, self.client, self.scheduler, tasks)
-            for message in self.early:
-                self.order(message)
-            beats = self.scheduler.spawn(self._beat(brief.heartbeat_s))
-            await self.executor.run()
-            self.scheduler.cancel(beats)
-            await self.client.call("agent.finish", m.FinishAgent(), m.Ack)
+        # The private folder is the owner's to remove.
+        tasks = TaskExecutor(brief, self.client, runner, Path(os.environ.get("TMPDIR", "/tmp")))  # noqa: S108  only where a cell has no folder
+        self.executor = AgentExecutor(brief, self.client, self.scheduler, tasks)
+        for message in self.early:
+            self.order(message)
+        self.scheduler.spawn(self._beat(brief.heartbeat_s))
+        await self.executor.run()
+        await self.client.call("agent.finish", m.FinishAgent(), m.Ack)
 
     async def _beat(self, every_s: float) -> None:
         with suppress(OwnerGone):

@@ -47,8 +47,8 @@ def run(lifeline: socket.socket, owner_pid: int, cell: Callable[[], NoReturn]) -
         if os.getppid() != shim:
             os._exit(1)
         cell()
-    # The shim asks for TERM and INT to be ignored: it leaves when its tree is gone, never before.
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # The shim leaves when its tree is gone, never before: not when it is asked to, and not when it speaks to an owner that is gone.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(signum, signal.SIG_IGN)
     _Watch(lifeline, owner_pid, pid).until_empty()
     os._exit(0)
@@ -69,7 +69,7 @@ class _Watch:
         try:
             self.report(ShimReport("forked", pid=self.cell))
             self._until_cell_ends()
-        except (_OwnerGone, ProtocolError):
+        except (_OwnerGone, ProtocolError, msgspec.MsgspecError):
             pass
         kill_all(self._reaped)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -85,6 +85,8 @@ class _Watch:
         owner = _pidfd(self.owner_pid)
         if owner is not None:
             poll.register(owner, select.POLLIN)
+        # A cell that ended before its end was listened for has rung no bell.
+        self._reap_ended()
         while self.cell:
             ready = {fd for fd, _ in poll.poll()}
             if owner is not None and owner in ready:

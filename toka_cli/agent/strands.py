@@ -11,7 +11,10 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import Any
+from typing import Any, Final
+
+# Timers of waits that ended early are kept until they are due, or until there are this many and twice as many as were alive at the last look.
+MANY_TIMERS: Final = 64
 
 
 class Cancelled(BaseException):
@@ -83,14 +86,24 @@ class Scheduler:
     """Runs strands until the main one is done. The clock is an argument so that tests need not wait."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+        self._raw_clock = clock
+        self._skipped_s = 0.0
         self.current: Strand | None = None
         self._ready: deque[tuple[Strand, tuple[int, ...], BaseException | None]] = deque()
         self._timers: list[tuple[float, int, Strand, Wait]] = []
         self._order = 0
+        self._stale_at = MANY_TIMERS
         self._selector = selectors.DefaultSelector()
         self._by_fd: dict[int, Strand] = {}
         self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def clock(self) -> float:
+        """Seconds on this scheduler's clock, without what was skipped."""
+        return self._raw_clock() - self._skipped_s
+
+    def skip(self, seconds: float) -> None:
+        """Count these seconds nowhere: the whole process was frozen."""
+        self._skipped_s += seconds
 
     def spawn(self, coroutine: Coroutine[Wait, Any, Any]) -> Strand:
         """Begin a strand; it runs from the next turn on."""
@@ -155,6 +168,8 @@ class Scheduler:
         strand.queued = False
         if strand.done:
             return
+        # Between a cancellation and its turn the strand may have gone on and come to rest once more.
+        self._detach(strand)
         self.current = strand
         try:
             wait = strand.coroutine.throw(error) if error is not None else strand.coroutine.send(fds if strand.wait is not None else None)
@@ -175,10 +190,19 @@ class Scheduler:
         if wait.deadline is not None:
             self._order += 1
             heapq.heappush(self._timers, (wait.deadline, self._order, strand, wait))
+            if len(self._timers) >= self._stale_at:
+                self._timers = [timer for timer in self._timers if timer[2].wait is timer[3]]
+                heapq.heapify(self._timers)
+                self._stale_at = 2 * len(self._timers) + MANY_TIMERS
 
     def _resume(self, strand: Strand, fds: tuple[int, ...], error: BaseException | None = None) -> None:
         if strand.queued and error is None:
             return
+        self._detach(strand)
+        strand.queued = True
+        self._ready.append((strand, fds, error))
+
+    def _detach(self, strand: Strand) -> None:
         wait = strand.wait
         if wait is not None:
             for fd in wait.fds:
@@ -186,15 +210,14 @@ class Scheduler:
                     self._selector.unregister(fd)
             # An empty wait stands for "resumed": a timer that still names the old one finds that it is not the strand's any more.
             strand.wait = Wait()
-        strand.queued = True
-        self._ready.append((strand, fds, error))
 
     def _poll(self) -> None:
         while self._timers and self._timers[0][2].wait is not self._timers[0][3]:
             heapq.heappop(self._timers)
         timeout = max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
         woken: dict[Strand, list[int]] = {}
-        for key, _ in self._selector.select(timeout):
+        # A process that was stopped wakes with its time over and its descriptors not looked at: look before any timer counts what was skipped.
+        for key, _ in self._selector.select(timeout) or self._selector.select(0):
             if (callback := self._callbacks.get(key.fd)) is not None:
                 callback()
             elif (strand := self._by_fd.get(key.fd)) is not None:

@@ -115,7 +115,7 @@ class TaskExecutor:
 
     def code_argv(self, name: str, language: str, source: str) -> list[str]:
         """Write the source into the scratch folder; the interpreter and the file."""
-        path = self.scratch / f"{name}{SUFFIXES[language]}"
+        path = self.scratch / f"task-{name}{SUFFIXES[language]}"
         path.write_text(source, encoding="utf-8")
         interpreter = {"python": self.brief.python, "javascript": "node", "shell": "/bin/sh"}[language]
         return [interpreter, str(path)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def spawn(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Start one agent and print its id; it goes on when the terminal closes."""
-    from toka_cli.commands.planning import Asked, prepare
+    from toka_cli.commands.planning import Asked, prepare, say_warnings
     from toka_cli.commands.results import emit_run
     from toka_cli.commands.running import run_detached, run_here
     from toka_cli.ids import agent_id
@@ -68,6 +68,7 @@ def spawn(
         raise UsageError(f"{spec} holds {len(ready.plan.agents)} agents", hint="agent spawn starts one; use toka orchestrate for several")
     if wait:
         raise typer.Exit(emit_run(out, "agent spawn", run_here(cli, ready, output)))
+    say_warnings(ready, out)
     report = run_detached(cli, ready)
     assert report.run_id is not None
     data = {"run_id": report.run_id, "agent_id": agent_id(report.run_id, 1), "name": ready.plan.agents[0].name}
@@ -161,6 +162,47 @@ def stop(
     stopped = stop_by_name(cli, agents or [], run, everything=everything, grace_s=seconds("--grace", grace), force=force)
     lines = [f"{each['name']}: {_rung(each['rung'])}" for each in stopped]
     cli.output(output).emit("agent stop", {"stopped": stopped}, text=lines or ["no live agents"])
+
+
+@app.command("pause")
+def pause(
+    context: typer.Context,
+    agents: Annotated[list[str], typer.Argument(metavar="AGENT...", autocompletion=_complete_agent)],
+    hard: Annotated[bool, typer.Option("--hard", help="Freeze its processes too, not only what comes next.")] = False,
+    run: RunOption = None,
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Pause agents: no new task starts, and their clocks stand still, until `agent resume`."""
+    from toka_cli.commands.pausing import turn_agents
+    from toka_cli.protocol.control import PauseAgents
+
+    cli = globals_of(context)
+    turned = turn_agents(cli, agents, run, "agent.pause", lambda ids: PauseAgents(ids, hard))
+    raise typer.Exit(cli.output(output).emit("agent pause", {"paused": turned}, exit_code=_unturned(turned), text=_turned(turned, "paused")))
+
+
+@app.command("resume")
+def resume(
+    context: typer.Context,
+    agents: Annotated[list[str], typer.Argument(metavar="AGENT...", autocompletion=_complete_agent)],
+    run: RunOption = None,
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Let paused agents go on."""
+    from toka_cli.commands.pausing import turn_agents
+    from toka_cli.protocol.control import ResumeAgents
+
+    cli = globals_of(context)
+    turned = turn_agents(cli, agents, run, "agent.resume", ResumeAgents)
+    raise typer.Exit(cli.output(output).emit("agent resume", {"resumed": turned}, exit_code=_unturned(turned), text=_turned(turned, "goes on")))
+
+
+def _unturned(turned: list[dict[str, Any]]) -> int:
+    return 0 if all(each["changed"] for each in turned) else 1
+
+
+def _turned(turned: list[dict[str, Any]], done: str) -> list[str]:
+    return [f"{each['name']}: {done}" if each["changed"] else f"{each['name']}: nothing to do, it is {each['state']}" for each in turned]
 
 
 def _rung(rung: str) -> str:

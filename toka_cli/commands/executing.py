@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 
 from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.durations import seconds, share, size
-from toka_cli.commands.planning import Asked, prepare_loaded
+from toka_cli.commands.planning import Asked, prepare_loaded, say_warnings
 from toka_cli.commands.running import run_here
 from toka_cli.errors import EXIT_REFUSED, EXIT_RUN_FAILED, EXIT_TIMED_OUT, NotFound, UsageError
+from toka_cli.paths import RunFolder, runs_dir
 from toka_cli.spec.load import load_text
 from toka_cli.spec.target import parse_arguments
 from toka_cli.state.snapshot import AgentView, TaskView
@@ -62,12 +64,14 @@ def run_target(cli: Globals, target: Target, form: Format) -> int:
     spec = msgspec.json.encode(_spec(target)).decode("utf-8")
     loaded = load_text(spec, path="command line").checked()
     ready = prepare_loaded(cli, Asked(specs=(), workdir=target.workdir, no_sandbox=target.no_sandbox), loaded, out)
+    say_warnings(ready, out)
     view = run_here(cli, ready, form, quiet=True)
     agent = view.agents[0]
     result = _result(agent, agent.tasks[0])
     code = exit_code_of(result)
     if form is Format.TEXT:
-        _print(result)
+        with out.quiet_pipe():
+            _print(result, RunFolder(runs_dir(cli.state_dir) / view.id))
     out.emit("runtime exec", {"result": result}, exit_code=code, text=())
     if result.reason is not None and result.exit_code is None:
         out.note(f"{NAME}: {result.reason}")
@@ -150,9 +154,20 @@ def _result(agent: AgentView, task: TaskView) -> Result:
     )
 
 
-def _print(result: Result) -> None:
-    """The code's own output, on its own streams, as it was: this is a program's output, asked for by name, as `docker run` would give it."""
-    sys.stdout.write(result.output)
-    sys.stderr.write(result.stderr)
+def _print(result: Result, folder: RunFolder) -> None:
+    """The code's own output, on its own streams, as it was: this is a program's output, asked for by name, as `docker run` would give it.
+
+    What is too long for the result is in the artifact, whole: its bytes are those of stdout if nothing was written to stderr. With both, the result's
+    head and tail are shown, and where the rest is.
+    """
+    kept = folder.artifacts / result.artifacts[0] if result.artifacts else None
+    if kept is not None and not result.stderr:
+        with kept.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+    else:
+        sys.stdout.write(result.output)
+        sys.stderr.write(result.stderr)
+        if kept is not None:
+            sys.stderr.write(f"{NAME}: all that was written is in {kept}\n")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,6 +16,7 @@ from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.monitoring import agent_of
 from toka_cli.lifecycle import AGENT_FINAL
 from toka_cli.state import query
+from toka_cli.view.json import encode_json
 from toka_cli.view.text import clean
 
 READ_BYTES: Final = 1 << 20
@@ -47,16 +48,16 @@ def print_logs(
     if form is Format.JSON and not follow:
         out.emit("agent logs", {"agent_id": agent_id, "lines": list(lines)}, text=())
         return
-    _print(lines, timestamps, form)
+    _print(lines, timestamps, form, out.out.ascii_only)
     if follow:
         from toka_cli.commands.watching import follow as looks
 
         with closing(looks(folder)) as looking:
             for look in looking:
-                _print(wanted(reader.new()), timestamps, form)
+                _print(wanted(reader.new()), timestamps, form, out.out.ascii_only)
                 if agent_of(look.view, agent_id).state in AGENT_FINAL:
                     break
-        _print(wanted(reader.new()), timestamps, form)
+        _print(wanted(reader.new()), timestamps, form, out.out.ascii_only)
     if form is not Format.TEXT:
         out.emit("agent logs", {"agent_id": agent_id}, text=())
 
@@ -83,12 +84,12 @@ class _Reader:
                     yield msgspec.json.decode(line, type=LogLine)
 
 
-def _print(lines: Iterable[LogLine], timestamps: bool, form: Format) -> None:
+def _print(lines: Iterable[LogLine], timestamps: bool, form: Format, ascii_only: bool) -> None:
     for line in lines:
         if form is not Format.TEXT:
-            sys.stdout.write(msgspec.json.encode(line).decode("utf-8") + "\n")
+            sys.stdout.write(encode_json(line, ascii_only=ascii_only) + "\n")
             continue
         when = f"{line.at.isoformat(timespec='milliseconds')} " if timestamps else ""
         mark = "" if line.stream == "stdout" else ("! " if line.stream == "stderr" else "* ")
-        sys.stdout.write(f"{when}[{clean(line.task)}] {mark}{clean(line.text)}\n")
+        sys.stdout.write(f"{when}[{clean(line.task, ascii_only=ascii_only)}] {mark}{clean(line.text, ascii_only=ascii_only)}\n")
     sys.stdout.flush()

@@ -43,7 +43,7 @@ def orchestrate(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Run the agents of specs: resolve their dependencies, start each as a process of its own, show and record everything."""
-    from toka_cli.commands.planning import Asked, prepare
+    from toka_cli.commands.planning import Asked, prepare, say_warnings
     from toka_cli.commands.running import Reports, run_detached, run_here
 
     cli = globals_of(context)
@@ -64,6 +64,8 @@ def orchestrate(
         strict=strict,
     )
     ready = prepare(cli, asked, out)
+    if plan or detach:
+        say_warnings(ready, out)
     if plan:
         _show_plan(cli, ready, output)
         return

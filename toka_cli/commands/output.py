@@ -111,7 +111,9 @@ class Output:
     def warn(self, text: str) -> None:
         """Say that something is not as it should be, unless -q."""
         if not self.quiet:
-            self._aside([[Span("warning: ", "warn"), Span(self._clean(text, self.err))]])
+            first, *more = text.split("\n")
+            lines: list[Text] = [[Span("warning: ", "warn"), Span(self._clean(first, self.err))]]
+            self._aside(lines + [[Span("  "), Span(self._clean(line, self.err))] for line in more])
 
     def hint(self, text: str) -> None:
         """Say what to do next, unless -q."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from toka_cli import paths
 from toka_cli.commands.context import Globals
@@ -19,8 +19,12 @@ from toka_cli.plan.planner import make_plan
 from toka_cli.settings import Settings, load_settings
 from toka_cli.spec.load import Loaded, dump_yaml, load_paths
 from toka_cli.spec.model import ResourceLimits
+from toka_cli.spec.write import as_document
 from toka_cli.supervisor.resources import machine_memory_bytes
 from toka_cli.tools.catalog import ToolCatalog
+
+# What an agent may write when nobody says otherwise: a runaway loop must not fill the disk of the machine.
+DEFAULT_OUTPUT_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,10 @@ def settings_of(cli: Globals, workdir: Path, flags: dict[str, object] | None = N
 
 
 def prepare(cli: Globals, asked: Asked, output: Output) -> Ready:
-    """Load, check and plan. Prints warnings (and, with -v, what was normalised) to stderr. Raises TokaError for everything that stands in the way."""
+    """Load, check and plan. Prints warnings about specs (and, with -v, what was normalised) to stderr.
+
+    Raises TokaError for everything that stands in the way.
+    """
     return prepare_loaded(cli, asked, load_specs(asked.specs, strict=asked.strict, output=output).checked(), output)
 
 
@@ -88,25 +95,26 @@ def prepare_loaded(cli: Globals, asked: Asked, loaded: Loaded, output: Output) -
         output.detail(note_text)
     for problem in loaded.warnings:
         output.warn(f"{problem.where}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
-    for warning in planned.plan.warnings:
-        output.warn(warning)
     return Ready(planned.plan, settings, spec_text(loaded))
 
 
+def say_warnings(ready: Ready, output: Output) -> None:
+    """Say what a person should know of the plan, where no renderer will: before a preview, a detached run or a quiet one."""
+    for warning in ready.plan.warnings:
+        output.warn(warning)
+
+
 def machine(settings: Settings) -> Machine:
-    """What this machine is and which limits and walls this version of toka can hold on it: rlimits and the owner's clocks, nothing more yet."""
-    not_yet = "this version of toka sets rlimits only"
+    """What this machine is and which limits and walls this version of toka can hold on it: process trees by polling, no walls yet."""
+    not_yet = "this version of toka has none yet"
     return Machine(
         cpu_count=os.cpu_count() or 1,
         memory_bytes=machine_memory_bytes(),
         start_method=start_method(settings),
-        notes=(
-            ("filesystem", not_yet, ""),
-            ("network", not_yet, ""),
-            ("memory", "a limit of the whole tree is not held; RLIMIT_DATA stands behind as a backstop for each process", ""),
-            ("cpu", not_yet, ""),
-            ("processes", not_yet, ""),
-        ),
+        memory="sampled",
+        cpu="sampled",
+        processes="sampled",
+        notes=(("filesystem", not_yet, ""), ("network", not_yet, "")),
     )
 
 
@@ -125,14 +133,13 @@ def known_tools() -> dict[str, str | None]:
 
 def spec_text(loaded: Loaded) -> str:
     """What was asked for, as one YAML text: normalised specs, kept with the run."""
-    documents: dict[str, Any] = {"agents": [agent.spec.model_dump(mode="json", exclude_defaults=True) for agent in loaded.agents]}
-    return dump_yaml(documents)
+    return dump_yaml({"agents": [as_document(agent.spec) for agent in loaded.agents]})
 
 
 def _workdir(asked: Asked, loaded: Loaded) -> Path:
     chosen = asked.workdir
     if chosen is None and loaded.orchestration is not None and loaded.orchestration.workdir is not None:
-        chosen = Path(loaded.orchestration.workdir)
+        chosen = Path(loaded.orchestration.path).parent / Path(loaded.orchestration.workdir).expanduser()
     folder = (chosen or Path.cwd()).expanduser().absolute()
     if not folder.is_dir():
         raise NotFound(f"no such directory: {folder}", hint="--workdir names the directory that the agents work on")
@@ -159,6 +166,7 @@ def _options(asked: Asked, settings: Settings, workdir: Path) -> PlanOptions:
             cpu_share=settings.resources.cpu_share,
             task_timeout_s=settings.resources.max_task_duration_s,
             max_tool_calls=settings.resources.max_tool_calls_per_task,
+            output_bytes=DEFAULT_OUTPUT_BYTES,
         ),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toka_cli.commands.output import Output
 from toka_cli.errors import EXIT_OK, EXIT_RUN_FAILED
-from toka_cli.lifecycle import AGENT_FINAL, RUN_FINAL, AgentState, RunState
+from toka_cli.lifecycle import AGENT_FINAL, AgentState, RunState
 from toka_cli.state.snapshot import AgentView, RunView
 
 
@@ -22,6 +22,6 @@ def agent_exit_code(view: AgentView) -> int:
 
 def emit_run(output: Output, command: str, view: RunView) -> int:
     """Print a run as data (text output has shown it already, on stderr); the exit code it means."""
-    code = run_exit_code(view) if view.state in RUN_FINAL else EXIT_OK
+    code = run_exit_code(view)
     output.emit(command, {"run": view}, exit_code=code, text=())
     return code

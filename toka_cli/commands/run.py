@@ -12,7 +12,7 @@ import typer
 from toka_cli.commands.agent import _complete_run
 from toka_cli.commands.context import Format, OutputOption, globals_of
 from toka_cli.commands.durations import seconds
-from toka_cli.errors import TimedOut
+from toka_cli.errors import TimedOut, UsageError
 
 app = typer.Typer(help="List, show, wait for, stop and remove runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -84,6 +84,24 @@ def stop(
     cli.output(output).emit("run stop", {"run": view}, text=[f"{view.id}: {view.state}" + (f" ({view.reason})" if view.reason else "")])
 
 
+@app.command("resume")
+def resume(
+    context: typer.Context,
+    run: RunArgument,
+    in_doubt: Annotated[str | None, typer.Option("--in-doubt", metavar="rerun|fail", help="For tasks that ask what to do after an interruption.")] = None,
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Go on with a run whose owner was killed: finished tasks stay finished, a task that was cut off is not repeated blindly."""
+    from toka_cli.commands.results import emit_run
+    from toka_cli.commands.resuming import resume_run
+
+    cli = globals_of(context)
+    if in_doubt not in {None, "rerun", "fail"}:
+        raise UsageError(f"--in-doubt takes rerun or fail, not {in_doubt!r}")
+    view = resume_run(cli, run, output, in_doubt=in_doubt)
+    raise typer.Exit(emit_run(cli.output(output), "run resume", view))
+
+
 @app.command("events")
 def events(
     context: typer.Context,
@@ -124,7 +142,6 @@ def prune(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Remove finished and interrupted runs with all their files. Live runs are never touched."""
-    from toka_cli.errors import UsageError
     from toka_cli.state.prune import prune as remove
 
     cli = globals_of(context)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.planning import Ready, start_method
 from toka_cli.errors import Refused, TokaError
+from toka_cli.orchestrator.cell_watch import Patience
 from toka_cli.orchestrator.detach import Report, Tell, detached
-from toka_cli.paths import make_state_dir
+from toka_cli.paths import RunFolder, make_state_dir
 from toka_cli.runtime import AgentRuntime, RunOptions
 from toka_cli.state.snapshot import RunView
 from toka_cli.view.choice import choose_renderer
@@ -93,6 +94,12 @@ def run_detached(cli: Globals, ready: Ready) -> Report:
     return report
 
 
+def resume_here(cli: Globals, folder: RunFolder, ready: Ready, form: Format, *, in_doubt: str | None) -> RunView:
+    """Go on with an interrupted run in this process; the final view."""
+    options = replace(run_options(cli, ready), resume=folder, in_doubt=in_doubt)
+    return AgentRuntime(ready.plan, ready.spec_text, options, pick_renderer(cli, form, None)).execute()
+
+
 def run_options(cli: Globals, ready: Ready) -> RunOptions:
     """How to run, from the settings. Raises Refused if the state folder lies below the directory the agents work on."""
     state = cli.state_dir
@@ -105,7 +112,7 @@ def run_options(cli: Globals, ready: Ready) -> RunOptions:
     return RunOptions(
         state_dir=state,
         start_method=start_method(ready.settings),
-        spawn_timeout_s=process.spawn_timeout_s,
+        patience=Patience(process.spawn_timeout_s, ready.settings.monitoring.heartbeat_timeout_s),
         grace_s=process.shutdown_grace_period_s,
         restart_enabled=ready.settings.recovery.enable_auto_restart,
         command=tuple(sys.argv),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,11 @@ def tools(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
 
 
 @app.command("stats")
-def stats(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
+def stats(
+    context: typer.Context,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="Print in the Prometheus text format.")] = False,
+    output: OutputOption = Format.TEXT,
+) -> None:
     """Count agents, tasks, success and resources over all recorded runs."""
     import msgspec
 
@@ -71,8 +76,24 @@ def stats(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
 
     cli = globals_of(context)
     found = counted(cli.state_dir)
+    if prometheus:
+        from toka_cli.view.prometheus import prometheus_text
+
+        sys.stdout.write(prometheus_text(found))
+        return
     lines = [f"{name.replace('_', ' ')}: {_shown(value)}" for name, value in msgspec.structs.asdict(found).items()]
     cli.output(output).emit("runtime stats", {"stats": found}, text=lines)
+
+
+@app.command("gc")
+def gc(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
+    """End processes and remove files that killed owners left behind. Runs that somebody owns are never touched."""
+    from toka_cli.commands.cleaning import collect_garbage
+
+    cli = globals_of(context)
+    cleaned = collect_garbage(cli.state_dir)
+    lines = [f"{each['run_id']}: {each['processes']} processes ended, {each['files']} files removed" for each in cleaned]
+    cli.output(output).emit("runtime gc", {"cleaned": cleaned}, text=lines or ["nothing was left behind"])
 
 
 @app.command("config")

@@ -44,6 +44,8 @@ def follow(folder: RunFolder) -> Generator[Look, None, None]:
                 return
             if owner is None or not owner.changed(QUIET_S):
                 # The owner has just ended, or has not opened its socket yet: look once more, then listen again.
+                if owner is not None:
+                    owner.__exit__(None, None, None)
                 owner = _watch(folder)
                 if owner is None:
                     time.sleep(QUIET_S / 10)
@@ -56,13 +58,17 @@ def follow(folder: RunFolder) -> Generator[Look, None, None]:
 def _watch(folder: RunFolder) -> c.ControlClient | None:
     try:
         client = c.ControlClient(folder.socket)
+    except Unavailable:
+        return None
+    try:
         client.call("run.watch", c.Watch())
     except Unavailable:
+        client.__exit__(None, None, None)
         return None
     return client
 
 
-def command(folder: RunFolder, method: str, params: c.StopRun | c.StopAgents) -> c.Accepted | None:
+def command(folder: RunFolder, method: str, params: c.StopRun | c.StopAgents | c.PauseAgents | c.ResumeAgents) -> c.Accepted | None:
     """Give the owner a command; its answer once it is durable, None if the run has no owner. Raises Unavailable when the owner is silent."""
     if not is_held(folder):
         return None

@@ -28,7 +28,7 @@ def find_deliverables(workdir: Path, globs: Iterable[str]) -> Iterator[tuple[str
         if not _is_pattern(pattern):
             continue
         for relative in sorted(_matching(workdir, pattern.removeprefix("./"))):
-            if len(found) < MAX_FILES and relative not in found and (digest := _digest(workdir / relative)) is not None:
+            if len(found) < MAX_FILES and relative not in found and (digest := _digest(workdir, relative)) is not None:
                 found.add(relative)
                 yield relative, *digest
 
@@ -59,13 +59,18 @@ def _matching(workdir: Path, pattern: str) -> Iterator[str]:
                 yield relative
 
 
-def _digest(path: Path) -> tuple[int, str] | None:
+def _digest(workdir: Path, relative: str) -> tuple[int, str] | None:
+    path = workdir / relative
+    # A folder on the way that is a symbolic link may lead out of the workdir.
+    if path.parent.resolve() != workdir.resolve() / Path(os.path.normpath(relative)).parent:
+        return None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return None
         return status.st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,13 +24,14 @@ def cell_environment(
     environment |= {
         "PATH": absolute_path(caller.get("PATH", "")),
         "TERM": "dumb",
-        "HOME": str(private / "home"),
+        "HOME": str(private),
         "TMPDIR": str(private / "tmp"),
-        "XDG_CACHE_HOME": str(private / "cache"),
-        "PIP_CACHE_DIR": str(private / "cache" / "pip"),
-        "UV_CACHE_DIR": str(private / "cache" / "uv"),
-        "npm_config_cache": str(private / "cache" / "npm"),
-        "CARGO_HOME": str(private / "cache" / "cargo"),
+        # Named one by one, because tools that have a variable of their own look there first.
+        "XDG_CACHE_HOME": str(private / ".cache"),
+        "PIP_CACHE_DIR": str(private / ".cache" / "pip"),
+        "UV_CACHE_DIR": str(private / ".cache" / "uv"),
+        "npm_config_cache": str(private / ".npm"),
+        "CARGO_HOME": str(private / ".cargo"),
         "TOKA_RUN_ID": run_id,
         "TOKA_PYTHON": python,
         "AGENT_ID": agent_id,
@@ -45,13 +46,13 @@ def cell_environment(
     if rustup and "cargo-execution" in planned.grants:
         # The toolchain is found by this name once HOME is private; credentials lie in CARGO_HOME, which is private too.
         environment["RUSTUP_HOME"] = rustup
-    return {name: _UNPRINTABLE.sub(" ", value) for name, value in environment.items()}
+    # Bytes that are no UTF-8 (os.environ keeps them as surrogates) cannot be sent.
+    return {name: _UNPRINTABLE.sub(" ", value).encode("utf-8", "replace").decode() for name, value in environment.items()}
 
 
 def make_private(private: Path) -> None:
-    """Create the folders that the environment names."""
-    for name in ("home", "tmp", "cache"):
-        (private / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create what has to be there; caches are made by whoever fills them."""
+    (private / "tmp").mkdir(mode=0o700, exist_ok=True)
 
 
 def absolute_path(path: str) -> str:

@@ -33,7 +33,7 @@ class GateSession:
                 self.on_hello()
             case m.StartAttempt(task=name, attempt=1) if name == task:
                 answer(m.Go(go=True))
-            case m.Output(task=name) if name == task:
+            case m.Output(task=name, stream="stdout" | "stderr") if name == task:
                 self.output.write(task, params.stream, params.data)
             case m.FinishAttempt(task=name) if name == task:
                 self.output.end_task(task)

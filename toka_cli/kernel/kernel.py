@@ -68,8 +68,8 @@ class Kernel:
             sandbox=planned.sandbox,
         )
 
-    async def open_agent(self, door: socket.socket, planned: PlannedAgent, agent_id: str) -> Line:
-        """Answer an agent's cell from now on. Its brief holds the tasks that have not ended yet."""
+    async def open_agent(self, door: socket.socket, planned: PlannedAgent, agent_id: str, pid: int) -> Line:
+        """Answer an agent's cell, process `pid`, from now on. Its brief holds the tasks that have not ended yet."""
         view = self.log.agent(agent_id)
         ended = {task.id for task in view.tasks if task.state in TASK_FINAL}
         brief = self._brief(planned, agent_id, tuple(task for task in planned.tasks if task.id not in ended))
@@ -77,6 +77,7 @@ class Kernel:
             folder=self.folder,
             log=self.log,
             agent_id=agent_id,
+            pid=pid,
             planned=planned,
             brief=brief,
             output=self.agent_log(agent_id),

@@ -15,15 +15,17 @@ import msgspec
 
 from toka_cli import events as e
 from toka_cli import retry
-from toka_cli.errors import IllegalMove, ProtocolError
+from toka_cli.errors import Bug, ProtocolError
 from toka_cli.kernel.outputs import AgentLog, Spool
 from toka_cli.kernel.schemas import schema_problem
+from toka_cli.lifecycle import TASK_FINAL, TaskState
 from toka_cli.paths import RunFolder
 from toka_cli.plan.plan import PlannedAgent
 from toka_cli.policy.validator import CapabilityValidator, Denial
 from toka_cli.protocol import messages as m
 from toka_cli.protocol.peer import Answer
 from toka_cli.state.log import EventLog
+from toka_cli.state.snapshot import TaskView
 from toka_cli.tools.catalog import ToolCatalog
 
 MAX_NOTE_CHARS: Final = 500
@@ -40,6 +42,7 @@ class Session:
     folder: RunFolder
     log: EventLog
     agent_id: str
+    pid: int
     planned: PlannedAgent
     brief: m.AgentBrief
     output: AgentLog
@@ -57,21 +60,31 @@ class Session:
     _tool_calls: int = 0
     _greeted: bool = False
     _finished: bool = False
+    _active_at: float = 0.0
 
     def __post_init__(self) -> None:
+        self._active_at = self.log.clock()
         known = {task.id for task in self.brief.tasks}
         self._tasks = {task.id: task for task in self.planned.tasks if task.id in known}
+
+    def quiet_s(self) -> float:
+        """Seconds since the cell last did anything but beat."""
+        return self.log.clock() - self._active_at
 
     def serve(self, method: str, params: m.Message, answer: Answer) -> None:
         """Answer one call. Raises ProtocolError for what a cell that works as ours would never send."""
         if self._finished or (not self._greeted and method != "agent.hello"):
             raise ProtocolError(f"{method} {'after agent.finish' if self._finished else 'before agent.hello'}")
+        if method != "agent.beat":
+            self._active_at = self.log.clock()
         try:
             result = _HANDLERS[method](self, params)
-        except IllegalMove as error:
-            # What the cell says cannot be: its fault, not a bug of ours.
-            raise ProtocolError(f"{method}: {error.message}") from error
-        if result is not None:
+        except Bug as error:
+            # What the cell says cannot be, or cannot be stored: its fault, not a bug of ours.
+            raise error if isinstance(error, ProtocolError) else ProtocolError(f"{method}: {error.message}") from error
+        if result is not None and method in _NO_EFFECT:
+            answer(result)
+        elif result is not None:
             self.log.after_commit(lambda: answer(result))
 
     def abandon(self) -> None:
@@ -88,14 +101,14 @@ class Session:
             raise ProtocolError("a second agent.hello")
         self._greeted = True
         # What the cell says it runs under is kept; which process it is, we know from our own side.
-        self._append(e.AgentStarted(params.pid, params.isolation))
+        self._append(e.AgentStarted(self.pid, params.isolation))
         self.log.audit(
             "agent.start",
             "allowed",
             subject=self.agent_id,
             context={"name": self.planned.name, "grants": list(self.planned.grants), "isolation": params.isolation},
         )
-        self.log.after_commit(self.on_hello)
+        self.on_hello()
         return self.brief
 
     def _note(self, params: m.Note) -> None:
@@ -110,8 +123,10 @@ class Session:
     def _finish(self, params: m.FinishAgent) -> m.Message:
         if self._running:
             raise ProtocolError("agent.finish while a task is running")
+        if self.stop_reason is None and (open_task := next((task for task in self._views() if task.state not in TASK_FINAL), None)):
+            raise ProtocolError(f"agent.finish before task {open_task.id} has ended")
         self._finished = True
-        self.log.after_commit(self.on_finish)
+        self.on_finish()
         return m.Ack()
 
     # --- tasks ---
@@ -176,6 +191,9 @@ class Session:
 
     def _skip_task(self, params: m.SkipTask) -> m.Message:
         task = self._task(params.task)
+        # Skipping everything must not be a way to success.
+        if self.stop_reason is None and not any(view.state == TaskState.FAILED and not self._tasks[view.id].allow_failure for view in self._views()):
+            raise ProtocolError(f"task.skip of {task.id}, and no task has failed")
         self._append(e.TaskSkipped(params.reason[:MAX_NOTE_CHARS]), task.id)
         return m.Ack()
 
@@ -217,6 +235,9 @@ class Session:
             raise ProtocolError(f"no task {task_id[:80]!r} in the brief")
         return task
 
+    def _views(self) -> list[TaskView]:
+        return [task for task in self.log.agent(self.agent_id).tasks if task.id in self._tasks]
+
     def _validator(self) -> CapabilityValidator:
         return CapabilityValidator(self.planned.grants, self.planned.declared, self.planned.grant_values)
 
@@ -238,7 +259,8 @@ class Session:
         """The outcome with the whole output kept as an artifact where the inline one is cut."""
         path = spool.finish()
         if path is None:
-            return outcome
+            # What the cell calls an artifact is none.
+            return msgspec.structs.replace(outcome, artifact=None) if outcome.artifact is not None else outcome
         artifact = self.log.add_artifact(path, name=f"{task.id}.log", agent=self.agent_id, task=task.id)
         return msgspec.structs.replace(outcome, artifact=artifact)
 
@@ -252,6 +274,9 @@ def _bounded(args: dict[str, Any]) -> dict[str, Any]:
     """Arguments as the log keeps them: long texts cut, so that one write_file does not double the state file."""
     return {name: value if len(text := str(value)) <= 2000 else f"{text[:2000]}... ({len(text)} characters)" for name, value in args.items()}
 
+
+# Their answers start nothing: what they recorded is durable with the next call that does, because the log keeps its order.
+_NO_EFFECT: Final = frozenset({"agent.hello", "agent.finish"})
 
 _HANDLERS: Final[dict[str, Callable[[Session, Any], m.Message | None]]] = {
     "agent.hello": Session._hello,

@@ -9,9 +9,10 @@ import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
@@ -23,29 +24,24 @@ from toka_cli.kernel.kernel import Kernel, Line
 from toka_cli.kernel.session import Session
 from toka_cli.lifecycle import AGENT_FINAL, TASK_FINAL, AgentState, TaskState
 from toka_cli.orchestrator.backend import AgentBackend, Cell
+from toka_cli.orchestrator.cell_watch import TERM_GRACE_S, CellWatch, Patience, StopRequest
+from toka_cli.orchestrator.recovery import IN_DOUBT, in_doubt_rule
+from toka_cli.orchestrator.stopwatch import Stopwatch
 from toka_cli.plan.plan import Gate, PlannedAgent
 from toka_cli.protocol import messages as m
 from toka_cli.retry import delay_s
 from toka_cli.state.log import EventLog
 from toka_cli.state.snapshot import AgentView, TaskView
-from toka_cli.units import format_duration
 
 SPAWN_TRIES: Final = 5
-TERM_GRACE_S: Final = 2.0
-# After `agent.finish` is acknowledged the cell has nothing left to do but exit.
-EXIT_GRACE_S: Final = 10.0
 LOG_TAIL_CHARS: Final = 2000
 # Reasons that may pass with a fresh process. What a limit, a refusal or a wrong spec ended would end so again.
-RESTARTABLE: Final = ("crashed", "spawn")
-
-
-@dataclass(slots=True)
-class StopRequest:
-    """Somebody wants the agent to end."""
-
-    reason: str
-    grace_s: float
-    force: bool
+RESTARTABLE: Final = ("crashed", "spawn", "unresponsive", "protocol")
+# So many bad ends within so many seconds are a loop, whatever the spec allows.
+CRASH_LOOP_COUNT: Final = 5
+CRASH_LOOP_S: Final = 600.0
+# A life this long, in seconds, was healthy: the next delay is the first one again.
+HEALTHY_S: Final = 300.0
 
 
 @dataclass(slots=True)
@@ -57,14 +53,18 @@ class AgentRun:
     kernel: Kernel
     log: EventLog
     backend: AgentBackend
-    spawn_timeout_s: float
+    patience: Patience
     restart_enabled: bool
+    on_crowded: Callable[[str], None]
     cell: Cell | None = None
     line: Line | None = None
     wanted: StopRequest | None = None
-    rung: str = "already"
     done: anyio.Event = field(default_factory=anyio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch(asyncio.get_running_loop().time))
+    _frozen: bool = False
+    _failures: int = 0
+    _crashes: list[float] = field(default_factory=list)
 
     @property
     def view(self) -> AgentView:
@@ -77,10 +77,42 @@ class AgentRun:
             return
         if self.wanted is None:
             self.wanted = StopRequest(reason, grace_s, force)
+        elif grace_s >= self.wanted.grace_s and force <= self.wanted.force:
+            # Asking again in the same words hurries nobody.
+            return
         else:
             self.wanted.grace_s = min(self.wanted.grace_s, grace_s)
             self.wanted.force = self.wanted.force or force
         self._wake.set()
+
+    def pause(self, *, hard: bool) -> bool:
+        """Start nothing new until `resume`; `hard` freezes the whole tree. Clocks stand still. False if the agent is not running."""
+        if self.view.state != AgentState.RUNNING or self.line is None or self.wanted is not None:
+            return False
+        self._append(e.AgentPaused())
+        self._stopwatch.pause()
+        if self.line.peer is not None:
+            self.line.peer.notify("agent.pause", m.PauseAgent())
+        if hard and self.cell is not None:
+            self._frozen = True
+            self.cell.freeze()
+        self._wake.set()
+        return True
+
+    def resume(self) -> bool:
+        """Go on. False if the agent is not paused."""
+        if self.view.state != AgentState.PAUSED or self.line is None:
+            return False
+        self._append(e.AgentResumed())
+        took = self._stopwatch.resume()
+        if self.line.peer is not None:
+            # Sent before the tree goes on: the cell moves its own deadlines before it looks at them.
+            self.line.peer.notify("agent.resume", m.ResumeAgent(frozen_s=took if self._frozen else 0.0))
+        if self._frozen and self.cell is not None:
+            self.cell.thaw()
+        self._frozen = False
+        self._wake.set()
+        return True
 
     async def run(self) -> bool:
         """The main path. True if the agent succeeded."""
@@ -103,21 +135,26 @@ class AgentRun:
             self._append(e.AgentStopped(f"stopped: {self.wanted.reason}"))
             return True
         self._append(e.AgentStarting(attempt))
+        began = asyncio.get_running_loop().time()
         try:
             reason = await self._cell_to_its_end(private)
         except TokaError as error:
             reason = f"spawn: Agent failed to start: {error.message}"
-        if reason is not None and self._may_restart(reason, attempt):
-            return not await self._back_off(reason, attempt)
+        if asyncio.get_running_loop().time() - began >= HEALTHY_S:
+            self._failures = 0
+        self._failures += 1
+        if reason is not None and self._may_restart(reason):
+            return not await self._back_off(reason)
         await self._conclude(reason, private)
         return True
 
     async def _cell_to_its_end(self, private: Path) -> str | None:
         """Start a cell and wait until nothing is left of it. None if it said that it was finished, else why it ended."""
         self.cell = cell = await self._start_cell(private)
-        self.line = line = await self.kernel.open_agent(cell.door, self.planned, self.agent_id)
+        self.line = line = await self.kernel.open_agent(cell.door, self.planned, self.agent_id, cell.pid)
+        watch = self._watch(cell, line)
         try:
-            reason = await self._watch(cell, line)
+            reason = await watch.to_the_end(self.planned.limits.timeout_s, self._on_stopping)
         finally:
             assert isinstance(line.session, Session)
             line.session.abandon()
@@ -126,10 +163,10 @@ class AgentRun:
             self.cell = None
         end = cell.ended.result()
         self._append(
-            e.AgentExited(end.exit_code, end.signal, self.rung if self.wanted else None, end.cpu_time_s, end.peak_memory_bytes)
+            e.AgentExited(end.exit_code, end.signal, watch.rung if self.wanted else None, end.cpu_time_s, end.peak_memory_bytes)
         )
         if reason is None and not line.finished.is_set() and self.wanted is None:
-            reason = f"crashed: {_how(end)}"
+            reason = f"crashed: {_how(end)}" if line.hello.is_set() else f"spawn: Agent failed to start: its process ended before it was up: {_how(end)}"
         return reason
 
     async def _start_cell(self, private: Path) -> Cell:
@@ -140,6 +177,7 @@ class AgentRun:
             except Unavailable as error:
                 if not error.retryable or attempt == SPAWN_TRIES:
                     raise
+                self.on_crowded(error.message)
                 await anyio.sleep(delay_s(attempt, first_s=0.2, factor=2.0, rng=self.kernel.rng))
         raise AssertionError("unreachable")
 
@@ -147,90 +185,37 @@ class AgentRun:
         request = self.kernel.request(self.planned, self.agent_id, private, os.getpid())
         return await self.backend.start(request, self.kernel.folder.logs / f"{self.agent_id}.cell.log")
 
-    async def _watch(self, cell: Cell, line: Line) -> str | None:
-        """Wait for the end, the limits and a stop, whichever is first; then see to the end. None, or what went wrong."""
-        deadline = self.planned.limits.timeout_s
-        reason = await self._until(cell, line, line.hello, self.spawn_timeout_s, "spawn: Agent failed to start: no word from its process in")
-        if reason is None and self.wanted is None and not cell.ended.done():
-            limit = deadline if deadline is not None else float("inf")
-            reason = await self._until(cell, line, line.finished, limit, "limit.timeout: longer than")
-        if self.wanted is not None and not cell.ended.done() and not line.finished.is_set():
-            await self._ladder(cell, line)
-        elif reason is not None:
-            cell.order("kill")
-        with anyio.move_on_after(EXIT_GRACE_S):
-            await asyncio.shield(cell.ended)
-        if not cell.ended.done():
-            cell.order("kill")
-            await asyncio.shield(cell.ended)
-        return reason
+    def _watch(self, cell: Cell, line: Line) -> CellWatch:
+        return CellWatch(cell, line, self.patience, self._stopwatch, lambda: self.wanted, self._wake)
 
-    async def _until(self, cell: Cell, line: Line, event: asyncio.Event, limit_s: float, late: str) -> str | None:
-        """Wait for `event`, the cell's end or a stop. A reason if the time is over, the protocol is broken or a limit is passed."""
-        waits = [asyncio.ensure_future(waitable) for waitable in (event.wait(), line.changed.wait(), self._wake.wait())]
-        awaited: list[asyncio.Future[Any]] = [*waits, cell.ended]
-        try:
-            await asyncio.wait(awaited, timeout=None if limit_s == float("inf") else limit_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if line.breach is not None:
-            return line.breach
-        if line.broken is not None:
-            return f"protocol: {line.broken}"
-        if event.is_set() or cell.ended.done() or self.wanted is not None or line.changed.is_set():
-            return None
-        return f"{late} {format_duration(limit_s)}"
-
-    async def _ladder(self, cell: Cell, line: Line) -> None:
-        """Ask, then SIGTERM, then SIGKILL; `rung` says which one it took."""
+    def _on_stopping(self) -> None:
         assert self.wanted is not None
+        self._stopwatch.resume()
         self._append(e.AgentStopping(self.wanted.reason))
-        if isinstance(line.session, Session):
-            line.session.stop_reason = self.wanted.reason
-        if not self.wanted.force and line.peer is not None:
-            self.rung = "asked"
-            line.peer.notify("agent.stop", m.StopAgent(self.wanted.reason, self.wanted.grace_s))
-            if await self._ended_within(cell, self.wanted.grace_s):
-                return
-        if not self.wanted.force:
-            self.rung = "term"
-            cell.order("term")
-            if await self._ended_within(cell, min(self.wanted.grace_s, TERM_GRACE_S)):
-                return
-        self.rung = "kill"
-        cell.order("kill")
-        await asyncio.shield(cell.ended)
-
-    async def _ended_within(self, cell: Cell, limit_s: float) -> bool:
-        """Wait for the end; a stricter request cuts the waiting short."""
-        self._wake.clear()
-        stricter = asyncio.ensure_future(self._wake.wait())
-        awaited: list[asyncio.Future[Any]] = [cell.ended, stricter]
-        try:
-            await asyncio.wait(awaited, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stricter.cancel()
-        return cell.ended.done()
 
     # --- how it ended ---
 
-    def _may_restart(self, reason: str, attempt: int) -> bool:
+    def _may_restart(self, reason: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._crashes = [at for at in self._crashes if now - at < CRASH_LOOP_S] + [now]
         return (
             self.restart_enabled
             and self.planned.restart != "never"
-            and attempt <= self.planned.restart_attempts
+            and self._failures <= self.planned.restart_attempts
             and self.wanted is None
             and reason.startswith(RESTARTABLE)
+            and len(self._crashes) < CRASH_LOOP_COUNT
+            # What would have been skipped because of it must not run in the next life.
+            and not any(task.state == TaskState.FAILED and not self._allowed(task.id) for task in self.view.tasks)
         )
 
-    async def _back_off(self, reason: str, attempt: int) -> bool:
+    async def _back_off(self, reason: str) -> bool:
         """Wait, then queue again at the first task that has not ended. False if a task was cut off in a way that must not be repeated, or a stop came."""
         doubtful = self._requeue_tasks()
         if doubtful is not None:
             await self._conclude(reason, None)
             return False
-        delay = delay_s(attempt, first_s=self.planned.restart_delay_s, factor=2.0, rng=self.kernel.rng)
+        delay = delay_s(self._failures, first_s=self.planned.restart_delay_s, factor=2.0, rng=self.kernel.rng)
         self._append(e.AgentBackedOff(reason, round(delay, 3)))
         self._wake.clear()
         with anyio.move_on_after(delay):
@@ -247,8 +232,8 @@ class AgentRun:
         for task in self.view.tasks:
             if task.state in {TaskState.RUNNING, TaskState.RETRYING}:
                 brief = next(brief for brief in self.planned.tasks if brief.id == task.id)
-                if task.state == TaskState.RUNNING and brief.on_interrupted != "rerun":
-                    self._append(e.TaskFailed("interrupted: may or may not have taken effect"), task.id)
+                if task.state == TaskState.RUNNING and in_doubt_rule(brief) != "rerun":
+                    self._append(e.TaskFailed(IN_DOUBT, allowed=brief.allow_failure), task.id)
                     return task
                 self._append(e.TaskRequeued(), task.id)
         return None
@@ -264,6 +249,7 @@ class AgentRun:
                 self._record_deliverables()
                 reason = await self._gates(private)
                 if reason is None:
+                    self._leave_pause()
                     self._append(e.AgentSucceeded())
                     return
         if self.wanted is not None and (reason is None or reason.startswith("stopped")):
@@ -276,6 +262,12 @@ class AgentRun:
         self._settle_tasks(reason)
         self._append(e.AgentFailed(reason[:2000], self._cell_words() if reason.startswith(("crashed", "spawn")) else None))
 
+    def _leave_pause(self) -> None:
+        """A paused agent that had nothing left to do ends all the same."""
+        if self.view.state == AgentState.PAUSED:
+            self._stopwatch.resume()
+            self._append(e.AgentResumed())
+
     def _settle_tasks(self, reason: str) -> None:
         """Tasks that have not ended end with the agent."""
         for task in self.view.tasks:
@@ -285,6 +277,9 @@ class AgentRun:
     async def _gates(self, private: Path) -> str | None:
         """Check the gates in order, each in a fresh cell; the reason of the first that does not pass."""
         for gate in self.planned.gates:
+            while self.view.state == AgentState.PAUSED and self.wanted is None:
+                self._wake.clear()
+                await self._wake.wait()
             if self.wanted is not None:
                 return f"stopped: {self.wanted.reason}"
             self._append(e.AgentNoted(f"checking gate {gate.index}"))
@@ -298,14 +293,16 @@ class AgentRun:
         return None
 
     async def _gate(self, gate: Gate, private: Path) -> tuple[str | None, e.Outcome]:
-        limit = gate.check.timeout_s or self.planned.limits.task_timeout_s or float("inf")
+        limit = gate.check.timeout_s or self.planned.limits.task_timeout_s
+        # The cell ends the command in time; this stands behind it.
+        limit = None if limit is None else limit + TERM_GRACE_S * 2
         try:
             self.cell = cell = await self._start_cell(private)
         except TokaError as error:
             return f"spawn: {error.message}", e.Outcome()
         line = await self.kernel.open_gate(cell.door, self.planned, self.agent_id, gate)
         try:
-            late = await self._until(cell, line, line.finished, limit + TERM_GRACE_S * 2, "limit.timeout: longer than")
+            late = await self._watch(cell, line).until(line.finished, limit, "limit.timeout: longer than")
             if not line.finished.is_set():
                 cell.order("kill")
             await asyncio.shield(cell.ended)

@@ -15,6 +15,7 @@ class Cell(Protocol):
 
     pid: int
     ended: asyncio.Future[Exit]
+    breached: asyncio.Future[str]
 
     @property
     def door(self) -> socket.socket:
@@ -23,6 +24,18 @@ class Cell(Protocol):
 
     def order(self, order: str) -> None:
         """`term` or `kill` the whole process tree. Nothing happens if it has ended."""
+        ...
+
+    def release(self) -> None:
+        """Let a tree that is held back or frozen run, so that it can obey."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop every process of the tree until `thaw`."""
+        ...
+
+    def thaw(self) -> None:
+        """Let a frozen tree go on."""
         ...
 
     def usage(self) -> tuple[int | None, float | None]:

@@ -92,17 +92,21 @@ class ControlServer:
                 # Whatever happened between the caller's last look and now is news to it.
                 self.tell_watchers()
             case c.StopRun():
-                self._received("run.stop", None, params.reason, params.force)
+                self._received("run.stop", None, params.reason, force=params.force)
                 self._then(answer, c.Accepted(), lambda: self._orchestrator.stop_run(params.reason, grace_s=params.grace_s, force=params.force))
             case c.StopAgents():
                 self._stop_agents(params, answer)
+            case c.PauseAgents():
+                self._turn("agent.pause", params.agents, answer, lambda name: self._orchestrator.runs[name].pause(hard=params.hard))
+            case c.ResumeAgents():
+                self._turn("agent.resume", params.agents, answer, lambda name: self._orchestrator.runs[name].resume())
 
     def _stop_agents(self, params: c.StopAgents, answer: Answer) -> None:
         names = {run.agent_id: name for name, run in self._orchestrator.runs.items()}
         wanted = [agent for agent in params.agents if agent in names]
         already = tuple(agent for agent in wanted if self._orchestrator.runs[names[agent]].done.is_set())
         for agent in wanted:
-            self._received("agent.stop", agent, params.reason, params.force)
+            self._received("agent.stop", agent, params.reason, force=params.force)
 
         def act() -> None:
             for agent in wanted:
@@ -110,7 +114,17 @@ class ControlServer:
 
         self._then(answer, c.Accepted(already), act)
 
-    def _received(self, command: str, target: str | None, reason: str, force: bool) -> None:
+    def _turn(self, command: str, agents: tuple[str, ...], answer: Answer, act: Callable[[str], bool]) -> None:
+        """Pause or resume: durable like any command, and acted on in the same transaction, so that the answer can say for whom nothing changed."""
+        names = {run.agent_id: name for name, run in self._orchestrator.runs.items()}
+        unchanged = []
+        for agent in agents:
+            self._received(command, agent, "user", force=False)
+            if agent not in names or not act(names[agent]):
+                unchanged.append(agent)
+        self._log.after_commit(lambda: answer(c.Accepted(tuple(unchanged))))
+
+    def _received(self, command: str, target: str | None, reason: str, *, force: bool) -> None:
         self._log.append(e.CommandReceived(command, reason, target, {"force": force}))
         self._log.audit(command, "allowed", subject=target, context={"reason": reason, "force": force})
 

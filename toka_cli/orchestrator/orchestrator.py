@@ -5,6 +5,7 @@ In: a plan, a log, a kernel, a backend. Out: events until the run is final. It s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,9 +16,11 @@ from toka_cli import events as e
 from toka_cli.errors import EXIT_RUN_FAILED, EXIT_TIMED_OUT
 from toka_cli.ids import agent_id
 from toka_cli.kernel.kernel import Kernel
-from toka_cli.lifecycle import AGENT_FINAL, AgentState
+from toka_cli.lifecycle import AGENT_FINAL, AgentState, RunState
 from toka_cli.orchestrator.agent_run import AgentRun
 from toka_cli.orchestrator.backend import AgentBackend
+from toka_cli.orchestrator.cell_watch import Patience
+from toka_cli.orchestrator.stopwatch import Stopwatch
 from toka_cli.plan.plan import Plan, PlannedAgent
 from toka_cli.plan.schedule import Place, Schedule
 from toka_cli.state.log import EventLog
@@ -32,28 +35,33 @@ class Orchestrator:
     log: EventLog
     kernel: Kernel
     backend: AgentBackend
-    spawn_timeout_s: float
+    patience: Patience
     grace_s: float
     restart_enabled: bool = True
+    stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch(time.monotonic))
     runs: dict[str, AgentRun] = field(default_factory=dict)
     stop_reason: str | None = None
     exit_code: int = EXIT_RUN_FAILED
     _schedule: Schedule | None = None
     _group: TaskGroup | None = None
+    _slots: int = 0
     _done: anyio.Event = field(default_factory=anyio.Event)
 
     async def run(self) -> None:
         """Start what is ready, and again whenever an agent ends, until all are final."""
         self._schedule = Schedule(self.plan)
+        self._slots = self.plan.max_agents
         ids = {agent.name: agent.id for agent in self.log.view.agents}
         for planned in self.plan.agents:
             self.runs[planned.name] = AgentRun(
-                planned, ids[planned.name], self.kernel, self.log, self.backend, self.spawn_timeout_s, self.restart_enabled
+                planned, ids[planned.name], self.kernel, self.log, self.backend, self.patience, self.restart_enabled, self._crowded
             )
-        self.log.append(e.RunStarted())
+        if self.log.view.state == RunState.PENDING:
+            self.log.append(e.RunStarted())
         async with anyio.create_task_group() as self._group:
             if self.plan.timeout_s is not None:
                 self._group.start_soon(self._limit_time, self.plan.timeout_s)
+            self._take_in_what_has_ended()
             self._queue(self._schedule.ready())
             self._start_ready()
             self._finish_if_done()
@@ -77,6 +85,22 @@ class Orchestrator:
             run.stop(reason, self.grace_s if grace_s is None else grace_s, force=force)
         self._finish_if_done()
 
+    def suspend(self) -> list[AgentRun]:
+        """Freeze every running agent and stand still, until `unsuspend` is given what this returned."""
+        frozen = [run for run in self.runs.values() if run.pause(hard=True)]
+        if self.log.view.state == RunState.RUNNING:
+            self.log.append(e.RunPaused("terminal"))
+        self.stopwatch.pause()
+        return frozen
+
+    def unsuspend(self, frozen: list[AgentRun]) -> None:
+        """Go on after `suspend`."""
+        self.stopwatch.resume()
+        if self.log.view.state == RunState.PAUSED:
+            self.log.append(e.RunResumed())
+        for run in frozen:
+            run.resume()
+
     def stop_agent(self, name: str, reason: str, *, grace_s: float | None = None, force: bool = False) -> bool:
         """End one agent early; its dependants are skipped. False if it had already ended."""
         assert self._schedule is not None
@@ -94,13 +118,32 @@ class Orchestrator:
 
     def _queue(self, names: Iterable[str]) -> None:
         for name in names:
-            self.log.append(e.AgentQueued(), agent=self.runs[name].agent_id)
+            # An agent that is recovered from its backoff is queued already.
+            if self.runs[name].view.state == AgentState.PENDING:
+                self.log.append(e.AgentQueued(), agent=self.runs[name].agent_id)
+
+    def _take_in_what_has_ended(self) -> None:
+        """Of a run that goes on, some agents have ended in an earlier life; what follows from that is done if it was not."""
+        assert self._schedule is not None
+        for run in self.runs.values():
+            if run.view.state in AGENT_FINAL:
+                run.done.set()
+                freed = self._schedule.finished(run.planned.name, run.view.state == AgentState.SUCCEEDED)
+                self._skip(freed.skipped)
 
     def _start_ready(self) -> None:
         assert self._schedule is not None
         assert self._group is not None
-        for name in self._schedule.start_ready(self.plan.max_agents - self._schedule.running):
+        for name in self._schedule.start_ready(max(0, self._slots - self._schedule.running)):
             self._group.start_soon(self._one, name)
+
+    def _crowded(self, why: str) -> None:
+        """The machine has no room for another process: from now on fewer at once, said aloud."""
+        assert self._schedule is not None
+        fewer = max(1, self._schedule.running - 1)
+        if fewer < self._slots:
+            self._slots = fewer
+            self.log.append(e.RunWarned(f"at most {fewer} agents at once from now on: {why}", "crowded"))
 
     async def _one(self, name: str) -> None:
         succeeded = await self.runs[name].run()
@@ -109,19 +152,22 @@ class Orchestrator:
     def _ended(self, name: str, *, succeeded: bool) -> None:
         assert self._schedule is not None
         freed = self._schedule.finished(name, succeeded)
-        for skipped, reason in freed.skipped:
-            # After a stop they are final already.
-            if self.runs[skipped].view.state not in AGENT_FINAL:
-                for task in self.runs[skipped].view.tasks:
-                    self.log.append(e.TaskSkipped(reason), agent=self.runs[skipped].agent_id, task=task.id)
-                self.log.append(e.AgentSkipped(reason), agent=self.runs[skipped].agent_id)
-            self.runs[skipped].done.set()
+        self._skip(freed.skipped)
         if not succeeded and self.plan.fail_fast and self.stop_reason is None:
             self.stop_run(f"fail_fast: {name}")
         if self.stop_reason is None:
             self._queue(freed.ready)
             self._start_ready()
         self._finish_if_done()
+
+    def _skip(self, names: Iterable[tuple[str, str]]) -> None:
+        for skipped, reason in names:
+            # After a stop they are final already.
+            if self.runs[skipped].view.state not in AGENT_FINAL:
+                for task in self.runs[skipped].view.tasks:
+                    self.log.append(e.TaskSkipped(reason), agent=self.runs[skipped].agent_id, task=task.id)
+                self.log.append(e.AgentSkipped(reason), agent=self.runs[skipped].agent_id)
+            self.runs[skipped].done.set()
 
     def _never_started(self, name: str, reason: str) -> None:
         for task in self.runs[name].view.tasks:
@@ -134,7 +180,9 @@ class Orchestrator:
             self._done.set()
 
     async def _limit_time(self, limit_s: float) -> None:
-        await anyio.sleep(limit_s)
+        # The stopwatch stands still while the run is suspended: what is left is looked at again after each sleep.
+        while (left := limit_s - self.stopwatch.worked_s()) > 0:  # noqa: ASYNC110  there is no event to wait for but the time itself
+            await anyio.sleep(left)
         self.stop_run(f"timeout: longer than {format_duration(limit_s)}", exit_code=EXIT_TIMED_OUT)
 
     def _end(self) -> None:

@@ -57,7 +57,7 @@ def check_sandbox(machine: Machine, options: PlanOptions) -> None:
         reasons = [_because(machine, wall) for wall in _WALLS]
         raise Refused(
             f"--require-sandbox {options.require_sandbox}: this machine reaches only the level {machine.level}{''.join(dict.fromkeys(reasons))}",
-            hint="toka runtime doctor shows what is missing",
+            hint="toka orchestrate --plan shows what this machine can hold",
         )
 
 

@@ -116,12 +116,14 @@ def _models(chosen: Chosen) -> TokaError | None:
     if not count:
         return None
     verb = "task is a prompt and needs" if count == 1 else "tasks are prompts and need"
-    ways = ["set a model with --model (or LLM_MODEL) and the key of its provider, such as ANTHROPIC_API_KEY for --model anthropic/..."]
+    ways = []
     if keys:
-        ways.append(f"or leave out {' '.join(f'--when {key}' for key in keys)}")
+        ways.append(f"leave out {' '.join(f'--when {key}' for key in keys)}")
     if unconditional:
-        ways.append("or leave these tasks out: give each of the lines named a target (run, code or tool), or move it under tasks.conditional")
-    return NoModel(f"{count} {verb} a model, and there is none:\n{_lines(lines)}", hint="; ".join(ways), where=where)
+        ways.append("give each of the lines named a target (run, code or tool), or move it under tasks.conditional so that it runs only with --when")
+    return NoModel(
+        f"{count} {verb} a model, and this version of toka cannot ask one yet:\n{_lines(lines)}", hint="; or ".join(ways), where=where
+    )
 
 
 def _lines(lines: Sequence[str]) -> str:

@@ -73,11 +73,16 @@ POWERS: Final[tuple[Power, ...]] = (
         network="the hosts that are listed, through toka's proxy",
         values="host:port",
     ),
-    Power("database-access", files="the sockets that are listed", network="the addresses that are listed", values="socket paths or host:port"),
+    Power(
+        "database-access", files="the sockets that are listed", network="the addresses that are listed", values="socket paths or host:port"
+    ),
     Power("agent-spawn", programs="other agents, with a subset of this one's grants"),
     Power("agent-communication", network="messages to agents of the same run"),
 )
 """The powers, by SECURITY's table. An alias means exactly its power, no more."""
+
+MAX_WARNINGS: Final = 100
+"""Unknown names that are reported for one agent."""
 
 MCP_PREFIX: Final = "mcp:"
 _MCP: Final = re.compile(r"mcp:[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_*?.-]{1,100})?", re.ASCII)
@@ -169,10 +174,16 @@ def check_grants(agent: LoadedAgent, *, strict: bool = False) -> list[Problem]:
     ]
     problems: list[Problem] = []
     for name, dotted in asked:
+        if len(problems) >= MAX_WARNINGS:
+            break
         found = classify(name)
         if found.kind != "unknown":
             continue
-        hint = f"did you mean '{found.nearest}'? Nothing is granted by resemblance" if found.nearest else "toka runtime tools lists what grants open"
+        hint = (
+            f"did you mean '{found.nearest}'? Nothing is granted by resemblance"
+            if found.nearest
+            else "toka runtime tools lists what grants open"
+        )
         line, column = agent.where(dotted)
         severity = "error" if strict else "warning"
         message = f"the capability {shown(name)} is not known and grants nothing"

@@ -44,8 +44,23 @@ class StopAgents(Message, frozen=True):
     force: bool = False
 
 
+class PauseAgents(Message, frozen=True):
+    """`agent.pause`: these agents start nothing new; `hard` freezes their process trees."""
+
+    agents: tuple[str, ...]
+    hard: bool = False
+
+
+class ResumeAgents(Message, frozen=True):
+    """`agent.resume`: these agents go on."""
+
+    agents: tuple[str, ...]
+
+
 class Accepted(Message, frozen=True):
-    """The owner committed the command and acts on it now. `already` lists agents that had ended before."""
+    """The owner committed the command and acts on it now. `already` lists agents for which there was nothing to do (a stopped agent had ended before,
+    a paused one was not running).
+    """
 
     already: tuple[str, ...] = ()
 
@@ -62,6 +77,8 @@ TO_OWNER: Final[dict[str, Method]] = {
     "run.ping": Method(Ping, Ack),
     "run.stop": Method(StopRun, Accepted),
     "agent.stop": Method(StopAgents, Accepted),
+    "agent.pause": Method(PauseAgents, Accepted),
+    "agent.resume": Method(ResumeAgents, Accepted),
     "run.watch": Method(Watch, Ack),
 }
 

@@ -227,7 +227,9 @@ class PauseAgent(Message, frozen=True):
 
 
 class ResumeAgent(Message, frozen=True):
-    """`agent.resume`: go on."""
+    """`agent.resume`: go on. `frozen_s` seconds passed that no deadline of the cell may count."""
+
+    frozen_s: float = 0.0
 
 
 # --- lifeline: owner and shim --------------------------------------------------------------------------------------------------------

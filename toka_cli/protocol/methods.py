@@ -47,5 +47,5 @@ def read(kind: type[m.Message], raw: msgspec.Raw | bytes) -> m.Message:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     try:
         return decoder.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"{kind.__name__}: {error}") from None

@@ -66,13 +66,14 @@ class Peer(asyncio.Protocol):
         """Called by asyncio. A broken frame ends the connection; the frames before it count."""
         try:
             for body in self._reader.feed(data):
+                # Only a whole frame stops the clock: one that comes in a byte at a time has the same time as any other.
+                self._disarm()
                 self._dispatch(frames.decode(body))
                 self._count_frame()
         except ProtocolError as error:
             self._break(error.message)
             return
-        self._disarm()
-        if self._reader.partial:
+        if self._reader.partial and self._partial_timer is None:
             loop = asyncio.get_running_loop()
             self._partial_timer = loop.call_later(PARTIAL_FRAME_TIMEOUT_S, self._break, "a frame was begun and never finished")
 

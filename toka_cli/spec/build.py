@@ -62,7 +62,9 @@ class Builder:
         if "\x00" in text:
             self._findings.error(place, "text cannot hold a NUL character", code="nul")
         elif not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            self._findings.error(place, "an escape makes half a character here (a lone surrogate)", hint='write the character itself, or "\\U0001F600"')
+            self._findings.error(
+                place, "an escape makes half a character here (a lone surrogate)", hint='write the character itself, or "\\U0001F600"'
+            )
             text = text.encode("utf-8", errors="replace").decode()
         node = Text(text, plain, place)
         if anchor is not None:
@@ -134,7 +136,10 @@ class Builder:
         elif key.value in above.entries:
             line, column = above.keys[key.value]
             self._findings.error(
-                key.place, f"the key {shown(key.value)} is here twice (first at line {line}, column {column})", hint="remove one of them", code="duplicate_key"
+                key.place,
+                f"the key {shown(key.value)} is here twice (first at line {line}, column {column})",
+                hint="remove one of them",
+                code="duplicate_key",
             )
         else:
             above.entries[key.value] = node
@@ -155,4 +160,6 @@ class Builder:
 
     def _refuse_tag(self, tag: str, place: Place) -> None:
         name = "!!" + tag.removeprefix(_YAML_TAG) if tag.startswith(_YAML_TAG) else tag
-        self._findings.error(place, f"the tag {shown(name)} is not read: a spec is text, numbers, lists and mappings", hint="remove the tag", code="tag")
+        self._findings.error(
+            place, f"the tag {shown(name)} is not read: a spec is text, numbers, lists and mappings", hint="remove the tag", code="tag"
+        )

@@ -109,9 +109,8 @@ def _conditional(node: Node, findings: Findings) -> Node:
         node = Map(entries, keys, node.place)
     if not isinstance(node, Map):
         return node
-    for key, group in node.entries.items():
-        node = node.with_entry(key, _items(group, lambda item: _task(item, findings)))
-    return node
+    groups = {key: _items(group, lambda item: _task(item, findings)) for key, group in node.entries.items()}
+    return Map(groups, node.keys, node.place)
 
 
 def _task(item: Node, findings: Findings) -> Node:

@@ -60,7 +60,9 @@ def find(path: str) -> list[Found]:
     except ValueError:
         raise NotFound(f"no such file: {path!r}", hint="a path holds no NUL byte") from None
     except OSError as error:
-        raise NotFound(f"cannot read {path}: {error.strerror}", hint="name a spec file or a directory that holds some", where=path) from None
+        raise NotFound(
+            f"cannot read {path}: {error.strerror}", hint="name a spec file or a directory that holds some", where=path
+        ) from None
     if not stat.S_ISDIR(status.st_mode):
         return [Found(path, scanned=False)]
     found = [Found(name, scanned=True) for name in _walk(_Scan(path), path, [])]
@@ -97,7 +99,9 @@ def _walk(scan: _Scan, directory: str, ignored: list[tuple[str, str]]) -> Iterat
         raise refusal(directory, (0, 0), f"cannot be read: {error.strerror}", code="unreadable") from None
     scan.entries += len(entries)
     if scan.entries > MAX_ENTRIES:
-        raise refusal(scan.root, (0, 0), f"more than {MAX_ENTRIES} files below this directory", hint="name a smaller one", code="too_many_files")
+        raise refusal(
+            scan.root, (0, 0), f"more than {MAX_ENTRIES} files below this directory", hint="name a smaller one", code="too_many_files"
+        )
     if any(entry.name == IGNORE_FILE for entry in entries):
         ignored = [*ignored, *((directory, pattern) for pattern in _patterns(directory))]
     folders: list[str] = []
@@ -105,7 +109,7 @@ def _walk(scan: _Scan, directory: str, ignored: list[tuple[str, str]]) -> Iterat
         if entry.name.startswith(".") or entry.name in _NEVER:
             continue
         path = str(Path(directory) / entry.name)
-        is_folder = entry.is_dir()
+        is_folder = _is_folder(entry)
         if not is_folder and not entry.name.endswith(_SUFFIXES):
             continue
         if any(_matches(path, above, pattern, is_folder) for above, pattern in ignored):
@@ -115,10 +119,24 @@ def _walk(scan: _Scan, directory: str, ignored: list[tuple[str, str]]) -> Iterat
             continue
         scan.files += 1
         if scan.files > MAX_FILES:
-            raise refusal(scan.root, (0, 0), f"more than {MAX_FILES} YAML files below this directory", hint="name a smaller one", code="too_many_files")
+            raise refusal(
+                scan.root,
+                (0, 0),
+                f"more than {MAX_FILES} YAML files below this directory",
+                hint="name a smaller one",
+                code="too_many_files",
+            )
         yield path
     for folder in folders:
         yield from _walk(scan, folder, ignored)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry leads to a directory; a link that leads nowhere is reported when it is read as a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _patterns(directory: str) -> list[str]:
@@ -128,7 +146,9 @@ def _patterns(directory: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if any(line.startswith("!") for line in lines):
-        raise refusal(path, (1 + text[: text.index("!")].count("\n"), 1), "lines that begin with '!' are not known here", code="ignore_file")
+        raise refusal(
+            path, (1 + text[: text.index("!")].count("\n"), 1), "lines that begin with '!' are not known here", code="ignore_file"
+        )
     return lines[:1000]
 
 
@@ -141,5 +161,3 @@ def _matches(path: str, above: str, pattern: str, is_folder: bool) -> bool:
     if "/" in pattern:
         return fnmatchcase(Path(path).relative_to(above).as_posix(), pattern.lstrip("/"))
     return fnmatchcase(Path(path).name, pattern)
-
-

@@ -33,7 +33,9 @@ def refusal(path: str, place: Place, message: str, *, hint: str | None = None, c
 def decode(path: str, data: bytes) -> str:
     """Return the text of a file. Raises InvalidSpecs when it is too large, not UTF-8 or binary; a UTF-8 byte order mark is dropped."""
     if len(data) > MAX_FILE_BYTES:
-        raise refusal(path, (0, 0), "the file is larger than 1 MB", hint="a spec is a few hundred lines: is this the right file?", code="too_large")
+        raise refusal(
+            path, (0, 0), "the file is larger than 1 MB", hint="a spec is a few hundred lines: is this the right file?", code="too_large"
+        )
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise refusal(path, (1, 1), "the file is UTF-16", hint="save it as UTF-8", code="encoding")
     try:
@@ -43,7 +45,11 @@ def decode(path: str, data: bytes) -> str:
         if "\x00" in before:
             raise refusal(path, _place(before, before.index("\x00")), "this is a binary file", code="binary") from None
         raise refusal(
-            path, _place(before, len(before)), f"the byte 0x{data[error.start]:02x} here is not UTF-8", hint="save the file as UTF-8", code="encoding"
+            path,
+            _place(before, len(before)),
+            f"the byte 0x{data[error.start]:02x} here is not UTF-8",
+            hint="save the file as UTF-8",
+            code="encoding",
         ) from None
     bad = _UNPRINTABLE.search(text)
     if bad:

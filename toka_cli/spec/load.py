@@ -68,7 +68,9 @@ def load_paths(paths: Sequence[str | Path], *, stdin: bytes | None = None, stric
         loading.argument(str(path), stdin)
     if not loading.agents and not loading.failed and loading.orchestration is None:
         names = ", ".join(str(path) for path in paths)
-        raise NotFound(f"no agent spec in {names}", hint="a spec has `metadata: {name: ...}` and `tasks:`; begin one with: toka spec new NAME")
+        raise NotFound(
+            f"no agent spec in {names}", hint="a spec has `metadata: {name: ...}` and `tasks:`; begin one with: toka spec new NAME"
+        )
     loading.check_names()
     problems = tuple(sorted(set(loading.problems), key=lambda problem: (problem.path, problem.line, problem.column, problem.message)))
     return Loaded(tuple(loading.agents), loading.orchestration, problems, tuple(loading.notes), loading.orchestration_places)
@@ -84,7 +86,8 @@ def load_text(text: str, *, path: str = STDIN, strict: bool = False) -> Loaded:
 
 def dump_yaml(obj: Any) -> str:
     """Return JSON-like data as YAML text that loads back to the same data."""
-    text: str = yaml.safe_dump(obj, sort_keys=False, allow_unicode=True, width=120)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(obj, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
@@ -161,7 +164,12 @@ class _Loading:
         if not isinstance(tree, Map) or not _looks_like_spec(tree):
             message = "this is not an agent spec"
             if scanned:
-                findings.warning(tree.place, f"{message}, so it was left out", hint=f"name it in a {find.IGNORE_FILE} to be rid of this", code="not_a_spec")
+                findings.warning(
+                    tree.place,
+                    f"{message}, so it was left out",
+                    hint=f"name it in a {find.IGNORE_FILE} to be rid of this",
+                    code="not_a_spec",
+                )
             else:
                 findings.error(tree.place, message, hint="a spec has `metadata: {name: ...}` and `tasks:`", code="not_a_spec")
             return []
@@ -169,7 +177,9 @@ class _Loading:
             self._agent(tree, digest, findings)
             return []
         if "tasks" in tree.entries:
-            findings.error(tree.keys["agents"], "a document is an agent (tasks) or an orchestration file (agents), not both", code="two_kinds")
+            findings.error(
+                tree.keys["agents"], "a document is an agent (tasks) or an orchestration file (agents), not both", code="two_kinds"
+            )
             return []
         if listed:
             findings.error(tree.keys["agents"], "an orchestration file cannot list another one", code="nested")
@@ -185,7 +195,10 @@ class _Loading:
     def _orchestration(self, tree: Map, digest: str, findings: Findings) -> list[tuple[str, Place]]:
         if self.orchestration is not None:
             findings.error(
-                tree.keys["agents"], f"a second orchestration file: {self.orchestration.path} is one already", hint="a run has one", code="two_orchestrations"
+                tree.keys["agents"],
+                f"a second orchestration file: {self.orchestration.path} is one already",
+                hint="a run has one",
+                code="two_orchestrations",
             )
             return []
         orchestration, listed = read_orchestration(tree, findings)

@@ -32,6 +32,7 @@ from toka_cli.spec.section import Section, as_texts
 from toka_cli.spec.tree import Map, Text, is_null
 
 NAME_ALLOWED: Final = "a name is a letter or digit, then up to 99 letters, digits, '.', '_' or '-'"
+MAX_GRANTS: Final = 200
 PRIORITIES: Final = tuple(Priority)
 
 
@@ -151,7 +152,9 @@ def _dependencies(top: Section, name: str | None) -> Dependencies:
             elif other == name:
                 top.findings.error(place, f"dependencies.{part}: '{name}' depends on itself", code="cycle")
             elif part == "optional" and other in parts["required"]:
-                top.findings.warning(place, f"'{other}' is a required and an optional dependency", hint="it counts as required: remove this line")
+                top.findings.warning(
+                    place, f"'{other}' is a required and an optional dependency", hint="it counts as required: remove this line"
+                )
     return Dependencies(**parts)
 
 
@@ -159,9 +162,7 @@ def _security(top: Section) -> Security:
     section = top.section("security")
     if section is None:
         return Security()
-    found = Security(
-        sandbox=section.flag("sandbox", True), grants=_grants(section), limits=read_limits(section, "resource_limits")
-    )
+    found = Security(sandbox=section.flag("sandbox", True), grants=_grants(section), limits=read_limits(section, "resource_limits"))
     section.rest()
     return found
 
@@ -179,7 +180,10 @@ def _grants(section: Section) -> tuple[Grant, ...]:
                 values = as_texts(below, f"{path}.{name}", section.findings)
             if not values:
                 section.findings.error(
-                    node.place, f"{path}: '{name}' is narrowed to nothing", hint=f"list what it is for, or write '- {name}' alone", code="bad_grant"
+                    node.place,
+                    f"{path}: '{name}' is narrowed to nothing",
+                    hint=f"list what it is for, or write '- {name}' alone",
+                    code="bad_grant",
                 )
                 continue
         else:
@@ -196,6 +200,8 @@ def _grants(section: Section) -> tuple[Grant, ...]:
             section.findings.error(node.place, f"{path}: '{name}' is listed once with values and once without", code="bad_grant")
         else:
             found[name] = tuple(dict.fromkeys(found[name] + values))
+    if len(found) > MAX_GRANTS:
+        section.findings.error(section.place("capabilities_required"), f"an agent asks for at most {MAX_GRANTS} grants", code="too_many")
     return tuple(Grant(name=name, values=values) for name, values in found.items())
 
 

@@ -99,7 +99,9 @@ def read_servers(top: Section) -> dict[str, McpServer]:
             top.findings.error(section.place("url"), f"mcp_servers.{name}.url must begin with http:// or https://")
         for variable in server.env:
             if not _VARIABLE.fullmatch(variable):
-                top.findings.error(section.place("env"), f"mcp_servers.{name}.env: {shown(variable)} cannot name a variable", code="bad_name")
+                top.findings.error(
+                    section.place("env"), f"mcp_servers.{name}.env: {shown(variable)} cannot name a variable", code="bad_name"
+                )
         section.rest()
         found[name] = server
     return found

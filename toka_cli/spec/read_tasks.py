@@ -14,6 +14,9 @@ from toka_cli.spec.tree import Map, Node, Place, Seq, Text, is_null, kind
 TARGETS: Final = ("run", "code", "tool", "agent")
 LANGUAGES: Final[tuple[str, ...]] = get_args(Code.model_fields["language"].annotation)
 ID_ALLOWED: Final = "an id is a letter or digit, then up to 63 letters, digits, '_', '.' or '-'"
+MAX_TASKS: Final = 1000
+MAX_MISSING: Final = 50
+MAX_SCHEMA_CHARS: Final = 64 * 1024
 _KEY: Final = re.compile(TASK_ID_PATTERN, re.ASCII)
 
 
@@ -22,7 +25,9 @@ def read_tasks(top: Section) -> Tasks | None:
     section = top.section("tasks")
     if section is None:
         if is_null(top.node.entries.get("tasks")):
-            top.findings.error(top.place("tasks"), "an agent needs tasks", hint="add: tasks: {default: [{description: ...}]}", code="no_tasks")
+            top.findings.error(
+                top.place("tasks"), "an agent needs tasks", hint="add: tasks: {default: [{description: ...}]}", code="no_tasks"
+            )
         return None
     findings = top.findings
     reader = _Reader(findings)
@@ -33,9 +38,18 @@ def read_tasks(top: Section) -> Tasks | None:
     for key in groups.node.entries if groups else ():
         assert groups is not None
         if not _KEY.fullmatch(key):
-            findings.error(groups.place(key), f"tasks.conditional: {shown(key)} cannot be a key for --when", hint=ID_ALLOWED, code="bad_name")
+            findings.error(
+                groups.place(key), f"tasks.conditional: {shown(key)} cannot be a key for --when", hint=ID_ALLOWED, code="bad_name"
+            )
         conditional[key] = reader.group(groups.items(key), f"tasks.conditional.{key}", key)
     section.rest()
+    if reader.count > MAX_TASKS:
+        findings.error(
+            top.place("tasks"),
+            f"an agent has at most {MAX_TASKS} tasks, not {reader.count}",
+            hint="split it into several agents",
+            code="too_many",
+        )
     if not reader.count:
         findings.error(top.place("tasks"), "an agent needs tasks", hint="list at least one under tasks.default", code="no_tasks")
     tasks = Tasks(parallel=parallel or 1, default=default, conditional=conditional)
@@ -92,6 +106,8 @@ class _Reader:
             if not isinstance(node, Map):
                 self.findings.error(node.place, f"{path}[{index}] must be a task, not {kind(node)}")
                 continue
+            if self.count > MAX_TASKS:
+                continue
             task = self._task(Section(node, f"{path}[{index}]", self.findings), when)
             if task is not None:
                 found.append(task)
@@ -100,7 +116,9 @@ class _Reader:
     def _id(self, section: Section) -> str | None:
         written = section.text("id")
         if written is not None and not is_task_id(written):
-            self.findings.error(section.place("id"), f"{section.path('id')}: {shown(written)} cannot be an id", hint=ID_ALLOWED, code="bad_name")
+            self.findings.error(
+                section.place("id"), f"{section.path('id')}: {shown(written)} cannot be an id", hint=ID_ALLOWED, code="bad_name"
+            )
             return None
         identity = written or f"t{self.count}"
         first = self.places.setdefault(identity, section)
@@ -139,13 +157,18 @@ class _Reader:
         targets = [key for key in TARGETS if not is_null(section.node.entries.get(key))]
         if len(targets) > 1:
             self.findings.error(
-                section.place(targets[1]), f"{section.name} has two targets: {' and '.join(targets)}", hint="split it into two tasks", code="two_targets"
+                section.place(targets[1]),
+                f"{section.name} has two targets: {' and '.join(targets)}",
+                hint="split it into two tasks",
+                code="two_targets",
             )
         for key, target in (("args", "tool"), ("input", "agent")):
             if section.get(key) is not None and targets and target not in targets:
                 self.findings.warning(section.place(key), f"{section.path(key)} is only for a task with '{target}'")
         if fields["agent"] is not None and not is_agent_name(fields["agent"]):
-            self.findings.error(section.place("agent"), f"{section.path('agent')}: {shown(fields['agent'])} cannot name an agent", code="bad_name")
+            self.findings.error(
+                section.place("agent"), f"{section.path('agent')}: {shown(fields['agent'])} cannot name an agent", code="bad_name"
+            )
         if fields["tool"] is not None and not fields["tool"].strip():
             self.findings.error(section.place("tool"), f"{section.path('tool')} is empty")
         if not (described and described.strip()):
@@ -164,7 +187,9 @@ class _Reader:
         if group is not None and written not in {None, group}:
             self.findings.warning(section.place("when"), f"{section.path('when')} is not read: the task stands under '{group}'")
         elif written is not None and not _KEY.fullmatch(written):
-            self.findings.error(section.place("when"), f"{section.path('when')}: {shown(written)} cannot be a key for --when", hint=ID_ALLOWED)
+            self.findings.error(
+                section.place("when"), f"{section.path('when')}: {shown(written)} cannot be a key for --when", hint=ID_ALLOWED
+            )
         return written if group is None else group
 
 
@@ -211,6 +236,9 @@ def _output_schema(section: Section) -> dict[str, Any] | None:
     schema = section.json_object("output_schema")
     if schema is None:
         return None
+    if len(str(schema)) > MAX_SCHEMA_CHARS:
+        section.findings.error(section.place("output_schema"), f"{section.path('output_schema')} is larger than 64 KB", code="too_large")
+        return None
     # Only specs that carry a schema pay for this import (60 ms).
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
@@ -220,7 +248,9 @@ def _output_schema(section: Section) -> dict[str, Any] | None:
     except SchemaError as error:
         below = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
         place = _below(section.node.entries["output_schema"], list(error.absolute_path), section.place("output_schema"))
-        section.findings.error(place, f"{section.path('output_schema')}{below} is not JSON Schema (2020-12): {error.message[:200]}", code="bad_schema")
+        section.findings.error(
+            place, f"{section.path('output_schema')}{below} is not JSON Schema (2020-12): {error.message[:200]}", code="bad_schema"
+        )
         return None
     return schema
 
@@ -239,21 +269,29 @@ def _below(node: Node, steps: list[str | int], place: Place) -> Place:
 def _check_order(tasks: Tasks, sections: dict[str, Section], findings: Findings) -> None:
     """Report dependencies on tasks that do not exist, and circles with their whole path."""
     graph: dict[str, tuple[str, ...]] = {}
+    missing = 0
     for task in tasks.every:
         section = sections[task.id]
-        for other in task.depends_on:
-            if other not in sections:
-                close = nearest(other, sections, cutoff=0.6)
-                findings.error(
-                    _dependency_place(section, other), f"{section.path('depends_on')}: there is no task {shown(other)}",
-                    hint=f"did you mean '{close}'?" if close else f"tasks: {', '.join(list(sections)[:20])}", code="unknown_task",
-                )  # fmt: skip
         graph[task.id] = tuple(other for other in task.depends_on if other in sections)
+        for other in task.depends_on if len(graph[task.id]) < len(task.depends_on) else ():
+            if other in sections or missing >= MAX_MISSING:
+                continue
+            missing += 1
+            close = nearest(other, sections, cutoff=0.6) if len(sections) <= 200 else None
+            findings.error(
+                _dependency_place(section, other),
+                f"{section.path('depends_on')}: there is no task {shown(other)}",
+                hint=f"did you mean '{close}'?" if close else f"tasks: {', '.join(list(sections)[:20])}",
+                code="unknown_task",
+            )
     circle = find_circle(graph)
     if circle:
         section = sections[circle[0]]
         findings.error(
-            _dependency_place(section, circle[1]), f"tasks wait for each other: {' -> '.join(circle)}", hint="remove one of these depends_on", code="cycle"
+            _dependency_place(section, circle[1]),
+            f"tasks wait for each other: {' -> '.join(circle)}",
+            hint="remove one of these depends_on",
+            code="cycle",
         )
 
 

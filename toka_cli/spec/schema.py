@@ -59,26 +59,20 @@ def _defs() -> Schema:
     return {
         "text": {"type": ["string", "number", "boolean"], "description": "read as the text that was written"},
         "texts": _or_nothing(_ref("text"), _list_of(_ref("text"))),
-        "flag": {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^(?:[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff]|[Tt]rue|[Ff]alse)$"}]},
-        "bytes": {
-            "description": "bytes, or with B KB MB GB TB (powers of 1024), such as 200MB",
-            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\s*[0-9]+(?:\.[0-9]+)?\s*(?:[KkMmGgTt]?[Ii]?[Bb])?\s*$"}],
-        },
-        "duration": {
-            "description": "seconds, or ms s m h d and sums of them, such as 1h30m",
+        "flag": {
             "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": r"^\s*(?:[0-9]+(?:\.[0-9]+)?|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d)\s*)+)\s*$"},
-            ],
+                {"type": "boolean"},
+                {"type": "string", "pattern": "^(?:[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff]|[Tt]rue|[Ff]alse)$"},
+            ]
         },
-        "share": {
-            "description": "75% or 75 is per cent of one core, a bare number up to 4 is cores",
-            "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^\s*[0-9]+(?:\.[0-9]+)?\s*%?\s*$"}],
-        },
+        **_amounts(),
         "priority": _word(*Priority),
         "agentName": {"anyOf": [{"type": "string", "pattern": f"^{NAME_PATTERN}$"}, {"type": "number"}]},
         "taskId": {"anyOf": [{"type": "string", "pattern": f"^{TASK_ID_PATTERN}$"}, {"type": "number"}]},
-        "command": {"description": "arguments, or text for sh -c", "anyOf": [{"type": "string", "minLength": 1}, {**_list_of(_ref("text")), "minItems": 1}]},
+        "command": {
+            "description": "arguments, or text for sh -c",
+            "anyOf": [{"type": "string", "minLength": 1}, {**_list_of(_ref("text")), "minItems": 1}],
+        },
         "check": {"anyOf": [_object({"run": _ref("command"), "timeout": _ref("duration")}, required=("run",)), _ref("command")]},
         "named": {
             "description": "names with text: a mapping, a list of one-key mappings, of {name, description} or of names",
@@ -86,7 +80,14 @@ def _defs() -> Schema:
                 {"type": "null"},
                 {"type": "string"},
                 {"type": "object", "additionalProperties": _or_nothing(_ref("text"))},
-                _list_of({"anyOf": [{"type": "string"}, {"type": "object", "minProperties": 1, "additionalProperties": _or_nothing(_ref("text"))}]}),
+                _list_of(
+                    {
+                        "anyOf": [
+                            {"type": "string"},
+                            {"type": "object", "minProperties": 1, "additionalProperties": _or_nothing(_ref("text"))},
+                        ]
+                    }
+                ),
             ],
         },
         "grants": {
@@ -110,6 +111,30 @@ def _defs() -> Schema:
         "objective": {"anyOf": [{"type": "string", "minLength": 1}, _objective()]},
         "agent": _agent(),
         "orchestration": _orchestration(),
+    }
+
+
+def _amounts() -> Schema:
+    """The amounts that `units.py` reads."""
+    return {
+        "bytes": {
+            "description": "bytes, or with B KB MB GB TB (powers of 1024), such as 200MB",
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*[0-9]+(?:\.[0-9]+)?\s*(?:[KkMmGgTt]?[Ii]?[Bb])?\s*$"},
+            ],
+        },
+        "duration": {
+            "description": "seconds, or ms s m h d and sums of them, such as 1h30m",
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": r"^\s*(?:[0-9]+(?:\.[0-9]+)?|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d)\s*)+)\s*$"},
+            ],
+        },
+        "share": {
+            "description": "75% or 75 is per cent of one core, a bare number up to 4 is cores",
+            "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^\s*[0-9]+(?:\.[0-9]+)?\s*%?\s*$"}],
+        },
     }
 
 
@@ -185,7 +210,12 @@ def _task() -> Schema:
                 "code": {
                     "anyOf": [
                         {**_object(languages, more=False), "minProperties": 1, "maxProperties": 1},
-                        {**_object({"language": {"type": "string"}, "source": {"type": "string"}, "code": {"type": "string"}}, required=("language",))},
+                        {
+                            **_object(
+                                {"language": {"type": "string"}, "source": {"type": "string"}, "code": {"type": "string"}},
+                                required=("language",),
+                            )
+                        },
                     ]
                 },
                 "tool": {"type": "string", "minLength": 1},
@@ -230,7 +260,8 @@ def _agent() -> Schema:
             _object({"priority": _ref("priority")} | dict.fromkeys(("name", "domain", "description"), _or_nothing(_ref("text"))))
         ),
         "capabilities": _said(
-            "skills for the prompt; they grant nothing", _or_nothing(_object_of(_ref("texts"), "primary", "secondary"), _list_of(_ref("text")))
+            "skills for the prompt; they grant nothing",
+            _or_nothing(_object_of(_ref("texts"), "primary", "secondary"), _list_of(_ref("text"))),
         ),
         "objectives": _or_nothing(_list_of(_ref("objective"))),
         "tasks": {
@@ -242,7 +273,11 @@ def _agent() -> Schema:
                             "parallel": {"type": "integer", "minimum": 1, "maximum": 64},
                             "default": _or_nothing(tasks),
                             "conditional": _or_nothing(
-                                {"type": "object", "propertyNames": {"pattern": f"^{TASK_ID_PATTERN}$"}, "additionalProperties": _or_nothing(tasks)},
+                                {
+                                    "type": "object",
+                                    "propertyNames": {"pattern": f"^{TASK_ID_PATTERN}$"},
+                                    "additionalProperties": _or_nothing(tasks),
+                                },
                                 _list_of({"type": "object", "minProperties": 1, "maxProperties": 1}),
                             ),
                         }
@@ -252,7 +287,9 @@ def _agent() -> Schema:
             ]
         },
         "dependencies": _or_nothing(_object_of(_ref("named"), "required", "optional"), _list_of({"type": ["string", "object"]})),
-        "security": _or_nothing(_object({"sandbox": _ref("flag"), "capabilities_required": _ref("grants"), "resource_limits": _ref("limits")})),
+        "security": _or_nothing(
+            _object({"sandbox": _ref("flag"), "capabilities_required": _ref("grants"), "resource_limits": _ref("limits")})
+        ),
         "llm": _ref("llm"),
         "mcp_servers": _ref("servers"),
         "mcpServers": _ref("servers"),

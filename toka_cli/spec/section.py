@@ -14,6 +14,7 @@ from toka_cli.spec.tree import Map, Node, Place, Seq, Text, is_null, kind, looks
 
 T = TypeVar("T")
 
+MAX_COMPARED: Final = 100
 _TRUE: Final = frozenset({"true", "yes", "on"})
 _FALSE: Final = frozenset({"false", "no", "off"})
 
@@ -63,7 +64,9 @@ class Section:
         if not isinstance(node, Map):
             self.wrong(key, node, "a mapping of names to text")
             return {}
-        found = {name: "" if is_null(item) else as_text(item, f"{self.path(key)}.{name}", self.findings) for name, item in node.entries.items()}
+        found = {
+            name: "" if is_null(item) else as_text(item, f"{self.path(key)}.{name}", self.findings) for name, item in node.entries.items()
+        }
         return {name: text for name, text in found.items() if text is not None}
 
     def flag(self, key: str, default: bool) -> bool:
@@ -193,7 +196,8 @@ class Section:
         unknown = {key: node for key, node in self.node.entries.items() if key not in self._asked}
         unasked: list[str] = []
         for key in unknown:
-            close = nearest(key, self._asked)
+            # Comparing costs a millisecond; a file with thousands of unknown keys is not misspelt.
+            close = nearest(key, self._asked) if len(unknown) <= MAX_COMPARED else None
             if hints and key in hints:
                 self.findings.error(self.node.keys[key], f"{self.path(key)} cannot be set here", hint=hints[key], code="not_allowed")
             elif close and not key.startswith("x-"):

@@ -12,9 +12,17 @@ TAB: Final = ("a tab indents this line; YAML takes spaces only", "replace the ta
 
 # (words of libyaml or PyYAML, our message, our hint); the first that fits is used.
 _WORDS: Final[tuple[tuple[str, str, str | None], ...]] = (
-    ("mapping values are not allowed", "a ':' cannot stand here", "put text that holds ': ' in quotes, and check the indentation of this line"),
+    (
+        "mapping values are not allowed",
+        "a ':' cannot stand here",
+        "put text that holds ': ' in quotes, and check the indentation of this line",
+    ),
     ("could not find expected ':'", "a key without its ':'", "check this line and the one before it"),
-    ("did not find expected key", "a 'key: value' was expected here", "the indentation does not fit the lines above, or a quote is missing"),
+    (
+        "did not find expected key",
+        "a 'key: value' was expected here",
+        "the indentation does not fit the lines above, or a quote is missing",
+    ),
     ("expected <block end>", "a 'key: value' was expected here", "the indentation does not fit the lines above, or a quote is missing"),
     ("did not find expected '-' indicator", "a list entry that begins with '- ' was expected here", "indent the entries of one list alike"),
     ("block sequence entries are not allowed", "a list entry cannot begin here", "put the '- ' on a line of its own"),
@@ -31,8 +39,16 @@ _WORDS: Final[tuple[tuple[str, str, str | None], ...]] = (
     ("expected alphabetic or numeric character", "a name is missing after '&' or '*'", "put text that begins with '&' or '*' in quotes"),
     ("did not find expected node content", "a value was expected here", "put the text in quotes"),
     ("expected the node content", "a value was expected here", "put the text in quotes"),
-    ("did not find expected <document start>", "this does not fit the document above", "check the indentation of this line, or begin a new document with ---"),
-    ("expected '<document start>'", "this does not fit the document above", "check the indentation of this line, or begin a new document with ---"),
+    (
+        "did not find expected <document start>",
+        "this does not fit the document above",
+        "check the indentation of this line, or begin a new document with ---",
+    ),
+    (
+        "expected '<document start>'",
+        "this does not fit the document above",
+        "check the indentation of this line, or begin a new document with ---",
+    ),
     ("block collections in flow", "a list or mapping in lines cannot stand inside brackets", None),
     ("tab character", TAB[0], TAB[1]),
     ("YAML document", "the %YAML line is not known", "remove it"),

@@ -75,7 +75,11 @@ def target_from_parts(
 
     Raises UsageError unless exactly one of them is given.
     """
-    given = [name for name, part in (("python", python), ("js", javascript), ("shell", shell), ("command", argv or None), ("tool", tool)) if part is not None]
+    given = [
+        name
+        for name, part in (("python", python), ("js", javascript), ("shell", shell), ("command", argv or None), ("tool", tool))
+        if part is not None
+    ]
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "and nothing was given"
         raise UsageError(f"one thing can be executed at a time, {said}", hint="give one of --python, --js, --shell, --tool")

@@ -18,6 +18,7 @@ from toka_cli.errors import Unavailable
 from toka_cli.protocol.messages import SpawnRequest
 from toka_cli.sandbox import prctl
 from toka_cli.sandbox.tree import children
+from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.process import CellProcess
 from toka_cli.supervisor.spawn import ForkServer, FreshInterpreters, Spawner
 
@@ -31,11 +32,14 @@ class AgentProcessManager:
         """`start_method` is `forkserver` or `fresh`."""
         self._start_method = start_method
         self._spawner: Spawner | None = None
+        self._governor = Governor()
         self._cells: set[CellProcess] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         prctl.become_subreaper()
+        # Keys are in this process's environment: no other process of the same user may read it from /proc. (Root may.)
+        prctl.forbid_dumps()
         self._spawner = ForkServer() if self._start_method == "forkserver" else FreshInterpreters()
         return self
 
@@ -45,6 +49,7 @@ class AgentProcessManager:
         waiting = [cell.ended for cell in self._cells if not cell.ended.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=KILL_TIMEOUT_S)
+        await self._governor.close()
         await self.sweep()
         assert self._spawner is not None
         self._spawner.close()
@@ -54,7 +59,7 @@ class AgentProcessManager:
         assert self._spawner is not None
         door, their_door = socket.socketpair()
         lifeline, their_lifeline = socket.socketpair()
-        cell = CellProcess(door)
+        cell = CellProcess(door, self._governor)
         log = os.open(cell_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             cell.shim_pid = await self._spawner.spawn(request, (their_door.fileno(), their_lifeline.fileno(), log))
@@ -71,21 +76,33 @@ class AgentProcessManager:
         self._cells.add(cell)
         cell.ended.add_done_callback(lambda _: self._forget(cell))
         if not await asyncio.shield(cell.forked):
+            cell.door.close()
             raise Unavailable("the cell ended before it began", hint=f"its own words are in {cell_log}")
+        self._governor.watch(cell, request.limits)
         return cell
 
     def _forget(self, cell: CellProcess) -> None:
         self._cells.discard(cell)
+        self._governor.forget(cell)
         if cell.ended.result().lost:
-            task = asyncio.get_running_loop().create_task(self.sweep())
+            task = asyncio.get_running_loop().create_task(self.sweep(cell.shim_pid, cell.pid))
             self._sweeps.add(task)
             task.add_done_callback(self._sweeps.discard)
 
-    async def sweep(self) -> None:
-        """End everything that this process adopted: what a killed shim left behind. Bounded in time."""
+    async def sweep(self, *dying: int) -> None:
+        """End everything that this process adopted: what a killed shim left behind. Bounded in time.
+
+        `dying` are processes that are at their end already: what they leave is adopted only once they are gone. Shims whose fork server was killed are
+        adopted too; they go on.
+        """
         assert self._spawner is not None
         deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
-        while strays := [pid for pid in children(os.getpid()) if pid not in self._spawner.own_children()]:
+        while True:
+            settled = not any(_alive(pid) for pid in dying)
+            kept = self._spawner.own_children() | {cell.shim_pid for cell in self._cells}
+            strays = [pid for pid in children(os.getpid()) if pid not in kept]
+            if settled and not strays:
+                return
             for pid in strays:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -95,3 +112,13 @@ class AgentProcessManager:
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(0.002)
+
+
+def _alive(pid: int) -> bool:
+    """True while a process has children of its own to lose: a zombie has given them away."""
+    if not pid:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (OSError, IndexError):
+        return False

@@ -12,19 +12,22 @@ import msgspec
 from toka_cli.errors import ProtocolError
 from toka_cli.protocol import frames
 from toka_cli.protocol.messages import Exit, ShimOrder, ShimReport
+from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.resources import tree_usage
 
 
 class CellProcess(asyncio.Protocol):
     """One cell. `forked` is set once its pid is known, `ended` once nothing of its tree is left (or its shim is lost)."""
 
-    def __init__(self, door: socket.socket) -> None:
+    def __init__(self, door: socket.socket, governor: Governor) -> None:
         loop = asyncio.get_running_loop()
         self.door = door
+        self._governor = governor
         self.shim_pid = 0
         self.pid = 0
         self.forked: asyncio.Future[int] = loop.create_future()
         self.ended: asyncio.Future[Exit] = loop.create_future()
+        self.breached: asyncio.Future[str] = loop.create_future()
         self._status: int | None = None
         self._reader = frames.FrameReader()
         self._transport: asyncio.Transport | None = None
@@ -33,6 +36,23 @@ class CellProcess(asyncio.Protocol):
         """Tell the shim `term` or `kill`; nothing happens if it is gone."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames.pack_bytes(msgspec.json.encode(ShimOrder(order))))
+
+    def breach(self, reason: str) -> None:
+        """Called by the governor: the tree passed a limit. The first reason stands."""
+        if not self.breached.done():
+            self.breached.set_result(reason)
+
+    def release(self) -> None:
+        """Let a tree that is held back or frozen run, so that it can obey."""
+        self._governor.release(self)
+
+    def freeze(self) -> None:
+        """Stop every process of the tree until `thaw`."""
+        self._governor.freeze(self)
+
+    def thaw(self) -> None:
+        """Let a frozen tree go on."""
+        self._governor.thaw(self)
 
     def usage(self) -> tuple[int | None, float | None]:
         """Bytes and CPU seconds of the tree now; None where it cannot be known."""

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
 from toka_cli.sandbox.tree import descendants
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Sample(NamedTuple):
+    """One process at one moment. `cpu_s` includes children that ended and were waited for (`children_cpu_s` alone is theirs)."""
+
+    pid: int
+    name: str
+    resident_bytes: int
+    cpu_s: float
+    children_cpu_s: float
 
 
 class TreeUsage(NamedTuple):
@@ -27,13 +37,36 @@ class TreeUsage(NamedTuple):
 
 def tree_usage(root: int) -> TreeUsage:
     """What the tree below `root` uses; `root` itself, the shim, is toka's own cost and not counted."""
-    memory = 0
-    cpu = 0.0
-    pids = descendants(root)
-    for pid in pids:
-        memory += _memory_bytes(pid)
-        cpu += _cpu_s(pid)
-    return TreeUsage(memory if pids else None, round(cpu, 2) if pids else None, len(pids))
+    samples = [sample for pid in descendants(root) if (sample := sample_process(pid)) is not None]
+    if not samples:
+        return TreeUsage(None, None, 0)
+    memory = sum(proportional_bytes(sample.pid) or sample.resident_bytes for sample in samples)
+    return TreeUsage(memory, round(sum(sample.cpu_s for sample in samples), 2), len(samples))
+
+
+def sample_process(pid: int) -> Sample | None:
+    """One look at a process; None if it is gone. One file where there is a /proc (30 µs), psutil elsewhere."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  this is the hot path of the governor
+            head, _, tail = file.read().rpartition(b")")
+    except FileNotFoundError:
+        return None if os.path.isdir("/proc/self") else _sample_with_psutil(pid)  # noqa: PTH112
+    except OSError:
+        return None
+    # After the name in parentheses: field 3 of proc(5) is the state; 14 to 17 are utime, stime, cutime, cstime; 24 is rss in pages.
+    fields = tail.split()
+    own, waited = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    return Sample(pid, name, int(fields[21]) * _PAGE_BYTES, (own + waited) / _TICKS_PER_S, waited / _TICKS_PER_S)
+
+
+def proportional_bytes(pid: int) -> int | None:
+    """The proportional set size of a process, in bytes; None if the system does not say."""
+    with suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def machine_memory_bytes() -> int:
@@ -41,19 +74,12 @@ def machine_memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _memory_bytes(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    with suppress(psutil.Error):
-        return int(psutil.Process(pid).memory_info().rss)
-    return 0
-
-
-def _cpu_s(pid: int) -> float:
-    with suppress(OSError, ValueError, IndexError):
-        # After the parenthesised name: state is field 3 of proc(5); utime, stime, cutime, cstime are 14 to 17.
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
-    return 0.0
+def _sample_with_psutil(pid: int) -> Sample | None:
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            waited = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+            return Sample(pid, process.name(), int(process.memory_info().rss), times.user + times.system + waited, waited)
+    except psutil.Error:
+        return None

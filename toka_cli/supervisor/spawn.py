@@ -79,17 +79,24 @@ async def _ask(control: socket.socket, request: SpawnRequest, descriptors: tuple
 
 
 class ForkServer:
-    """One exec'ed server that forks every cell."""
+    """One exec'ed server that forks every cell. If it was killed, the next cell gets another one; those that it forked go on."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._process = _exec("fork", theirs)
-        theirs.close()
+        self._control, self._process = self._begin()
         self._lock = asyncio.Lock()
+
+    @staticmethod
+    def _begin() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return ours, _exec("fork", theirs)
 
     async def spawn(self, request: SpawnRequest, descriptors: tuple[int, int, int]) -> int:
         """See Spawner."""
         async with self._lock:
+            if self._process.poll() is not None:
+                self._control.close()
+                self._control, self._process = self._begin()
             answer = await _ask(self._control, request, descriptors)
         if answer.error is not None:
             error = Unavailable(answer.error)
