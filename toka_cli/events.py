@@ -99,9 +99,10 @@ class RunStopping(Event, frozen=True, tag="run.stopping"):
 
 
 class RunInterrupted(Event, frozen=True, tag="run.interrupted"):
-    """Written by the owner that recovers a run whose former owner died."""
+    """The run stands still and can go on: written by an owner that a signal ended, or by the one that recovers a run whose owner died."""
 
     reason: str
+    exit_code: int | None = None
 
 
 class RunRequeued(Event, frozen=True, tag="run.requeued"):

@@ -27,12 +27,14 @@ from toka_cli import events as e
 from toka_cli import ids
 from toka_cli.errors import Bug
 from toka_cli.kernel.kernel import Kernel
+from toka_cli.lifecycle import RunState
 from toka_cli.orchestrator.cell_watch import Patience
 from toka_cli.orchestrator.control import ControlServer
 from toka_cli.orchestrator.orchestrator import Orchestrator, create_events
 from toka_cli.orchestrator.recovery import requeue
 from toka_cli.paths import RunFolder, make_state_dir
 from toka_cli.plan.plan import Plan
+from toka_cli.state import query
 from toka_cli.state.log import EventLog
 from toka_cli.state.snapshot import RunView
 from toka_cli.supervisor.manager import AgentProcessManager
@@ -116,7 +118,8 @@ class AgentRuntime:
                 log.close()
         if self._bug is not None:
             raise self._bug
-        return log.view
+        # What was cut off is nobody's work any more; readers know how to show that.
+        return query.load_run(folder) if log.view.state == RunState.INTERRUPTED else log.view
 
     async def _run(self, orchestrator: Orchestrator, log: EventLog) -> None:
         self._guard(lambda renderer: renderer.start(log.view))
@@ -191,7 +194,7 @@ class AgentRuntime:
         assert self._orchestrator is not None
         self._signalled += 1
         name = signal.Signals(signum).name
-        self._orchestrator.stop_run(f"signal {name}", force=self._signalled > 1, exit_code=128 + signum)
+        self._orchestrator.stop_run(f"signal {name}", force=self._signalled > 1, exit_code=128 + signum, resumable=True)
 
     def _on_suspend(self) -> None:
         """Ctrl-Z: agents are frozen and clocks stand still while this process is stopped; all goes on with `fg` or `bg`."""
@@ -233,9 +236,9 @@ class AgentRuntime:
                 return
             if isinstance(error, OSError) and error.errno == errno.EIO:
                 # The terminal is gone: the SIGHUP that says so may be a moment behind.
-                self._orchestrator.stop_run("signal SIGHUP", exit_code=128 + signal.SIGHUP)
+                self._orchestrator.stop_run("signal SIGHUP", exit_code=128 + signal.SIGHUP, resumable=True)
             elif isinstance(error, BrokenPipeError | ValueError):
-                self._orchestrator.stop_run("closed pipe: nobody reads the output any more")
+                self._orchestrator.stop_run("closed pipe: nobody reads the output any more", resumable=True)
 
 
 def new_run_folder(state_dir: Path, rng: random.Random) -> RunFolder:

@@ -51,6 +51,7 @@ class Session:
     on_finish: Callable[[], None]
     on_breach: Callable[[str], None]
     stop_reason: str | None = None
+    resumable: bool = False
     beats: int = 0
     _tasks: dict[str, m.TaskBrief] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
@@ -136,7 +137,8 @@ class Session:
         if params.task in self._running or params.attempt != self._attempts.get(params.task, 0) + 1:
             raise ProtocolError(f"attempt {params.attempt} of task {params.task} is out of order")
         if self.stop_reason is not None:
-            self._append(e.TaskStopped(f"stopped: {self.stop_reason}"), task.id)
+            if not self.resumable:
+                self._append(e.TaskStopped(f"stopped: {self.stop_reason}"), task.id)
             return m.Go(go=False, reason=f"stopped: {self.stop_reason}")
         denial = self._validator().check_all(task.requires, f"task {task.id}")
         if denial is not None:
@@ -180,7 +182,9 @@ class Session:
             return m.Verdict("succeeded")
         self.output.say(task.id, f"attempt {attempt} failed: {reason}")
         if self.stop_reason is not None:
-            self._append(e.TaskStopped(f"stopped: {self.stop_reason}", outcome), task.id)
+            # Of a run that will go on, a task that was cut off stays under way: it is in doubt, and decided when the run is resumed.
+            if not self.resumable:
+                self._append(e.TaskStopped(f"stopped: {self.stop_reason}", outcome), task.id)
             return m.Verdict("stopped", reason=reason)
         if attempt <= task.retries and _may_pass(reason):
             delay = retry.delay_s(attempt, first_s=task.retry_delay_s, factor=task.retry_backoff, rng=self.rng)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from toka_cli import events as e
 from toka_cli.errors import TokaError, Unavailable
@@ -63,6 +64,7 @@ class AgentRun:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch(asyncio.get_running_loop().time))
     _frozen: bool = False
+    _private: Path | None = None
     _failures: int = 0
     _crashes: list[float] = field(default_factory=list)
 
@@ -71,12 +73,15 @@ class AgentRun:
         """The agent as the log has it now."""
         return self.log.agent(self.agent_id)
 
-    def stop(self, reason: str, grace_s: float, *, force: bool) -> None:
-        """Ask for the end: the agent, then SIGTERM to its tree, then SIGKILL until nothing is left. A second request can only be stricter."""
+    def stop(self, reason: str, grace_s: float, *, force: bool, resumable: bool = False) -> None:
+        """Ask for the end: the agent, then SIGTERM to its tree, then SIGKILL until nothing is left. A second request can only be stricter.
+
+        With `resumable` what has not ended stays open, for the owner that resumes the run.
+        """
         if self.view.state in AGENT_FINAL:
             return
         if self.wanted is None:
-            self.wanted = StopRequest(reason, grace_s, force)
+            self.wanted = StopRequest(reason, grace_s, force, resumable)
         elif grace_s >= self.wanted.grace_s and force <= self.wanted.force:
             # Asking again in the same words hurries nobody.
             return
@@ -115,24 +120,27 @@ class AgentRun:
         return True
 
     async def run(self) -> bool:
-        """The main path. True if the agent succeeded."""
-        private = Path(tempfile.mkdtemp(prefix=f"toka-{self.agent_id}-"))
+        """The main path. True if the agent succeeded. Its private folder stays until `clean`."""
+        self._private = private = Path(tempfile.mkdtemp(prefix=f"toka-{self.agent_id}-"))
         try:
             make_private(private)
             attempt = 1
             while not await self._life(attempt, private):
                 attempt += 1
         finally:
-            shutil.rmtree(private, ignore_errors=True)
             self.kernel.close_log(self.agent_id)
             self.done.set()
         return self.view.state == AgentState.SUCCEEDED
 
+    async def clean(self) -> None:
+        """Remove the private folder, beside the loop: nobody who waits for this agent has to wait for that."""
+        if self._private is not None:
+            await anyio.to_thread.run_sync(shutil.rmtree, self._private, True)
+
     async def _life(self, attempt: int, private: Path) -> bool:
         """One process of the agent, to its end. False if there has to be another one."""
         if self.wanted is not None and self.view.state in {AgentState.QUEUED, AgentState.PENDING}:
-            self._settle_tasks(f"stopped: {self.wanted.reason}")
-            self._append(e.AgentStopped(f"stopped: {self.wanted.reason}"))
+            self._stopped()
             return True
         self._append(e.AgentStarting(attempt))
         began = asyncio.get_running_loop().time()
@@ -221,8 +229,7 @@ class AgentRun:
         with anyio.move_on_after(delay):
             await self._wake.wait()
         if self.wanted is not None:
-            self._settle_tasks(f"stopped: {self.wanted.reason}")
-            self._append(e.AgentStopped(f"stopped: {self.wanted.reason}"))
+            self._stopped()
             return False
         self._append(e.AgentRequeued())
         return True
@@ -253,14 +260,23 @@ class AgentRun:
                     self._append(e.AgentSucceeded())
                     return
         if self.wanted is not None and (reason is None or reason.startswith("stopped")):
-            self._settle_tasks(f"stopped: {self.wanted.reason}")
-            if self.view.state not in {AgentState.STOPPING, AgentState.QUEUED, AgentState.PENDING, AgentState.BACKOFF}:
-                self._append(e.AgentStopping(self.wanted.reason))
-            self._append(e.AgentStopped(f"stopped: {self.wanted.reason}"))
+            self._stopped()
             return
         assert reason is not None
         self._settle_tasks(reason)
         self._append(e.AgentFailed(reason[:2000], self._cell_words() if reason.startswith(("crashed", "spawn")) else None))
+
+    def _stopped(self) -> None:
+        """It ended because somebody wanted it to: final, or waiting for the owner that resumes the run."""
+        assert self.wanted is not None
+        if self.wanted.resumable:
+            if self.view.state != AgentState.PENDING:
+                self._append(e.AgentRequeued())
+            return
+        self._settle_tasks(f"stopped: {self.wanted.reason}")
+        if self.view.state not in {AgentState.STOPPING, AgentState.QUEUED, AgentState.PENDING, AgentState.BACKOFF}:
+            self._append(e.AgentStopping(self.wanted.reason))
+        self._append(e.AgentStopped(f"stopped: {self.wanted.reason}"))
 
     def _leave_pause(self) -> None:
         """A paused agent that had nothing left to do ends all the same."""

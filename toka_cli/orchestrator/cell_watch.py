@@ -27,11 +27,12 @@ CLOSED_GRACE_S: Final = 1.0
 
 @dataclass(slots=True)
 class StopRequest:
-    """Somebody wants the agent to end."""
+    """Somebody wants the agent to end. `resumable`: the run will go on later, so what has not ended stays open instead of becoming `stopped`."""
 
     reason: str
     grace_s: float
     force: bool
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class CellWatch:
         self.cell.release()
         if isinstance(self.line.session, Session):
             self.line.session.stop_reason = wanted.reason
+            self.line.session.resumable = wanted.resumable
         if not wanted.force and self.line.peer is not None:
             self.rung = "asked"
             self.line.peer.notify("agent.stop", m.StopAgent(wanted.reason, wanted.grace_s))

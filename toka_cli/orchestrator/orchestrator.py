@@ -42,6 +42,7 @@ class Orchestrator:
     runs: dict[str, AgentRun] = field(default_factory=dict)
     stop_reason: str | None = None
     exit_code: int = EXIT_RUN_FAILED
+    resumable: bool = False
     _schedule: Schedule | None = None
     _group: TaskGroup | None = None
     _slots: int = 0
@@ -70,19 +71,26 @@ class Orchestrator:
         self._end()
         await self.log.committed()
 
-    def stop_run(self, reason: str, *, grace_s: float | None = None, force: bool = False, exit_code: int = EXIT_RUN_FAILED) -> None:
-        """End the run early: start nothing more, stop what runs. Again with `force`: at once."""
+    def stop_run(
+        self, reason: str, *, grace_s: float | None = None, force: bool = False, exit_code: int = EXIT_RUN_FAILED, resumable: bool = False
+    ) -> None:
+        """End the run early: start nothing more, stop what runs. Again with `force`: at once.
+
+        With `resumable` the run is `interrupted` afterwards, and what has not ended can go on later.
+        """
         if self._schedule is None or self._done.is_set():
             return
         if self.stop_reason is None:
-            self.stop_reason, self.exit_code = reason, exit_code
+            self.stop_reason, self.exit_code, self.resumable = reason, exit_code, resumable
             self.log.append(e.RunStopping(reason))
             self._schedule.stop()
             for name in self._schedule.unstarted():
-                self._never_started(name, reason)
+                if not resumable:
+                    self._never_started(name, reason)
                 self._schedule.finished(name, succeeded=False)
         for run in self.runs.values():
-            run.stop(reason, self.grace_s if grace_s is None else grace_s, force=force)
+            if run.view.state != AgentState.PENDING or not self.resumable:
+                run.stop(reason, self.grace_s if grace_s is None else grace_s, force=force, resumable=self.resumable)
         self._finish_if_done()
 
     def suspend(self) -> list[AgentRun]:
@@ -146,8 +154,12 @@ class Orchestrator:
             self.log.append(e.RunWarned(f"at most {fewer} agents at once from now on: {why}", "crowded"))
 
     async def _one(self, name: str) -> None:
-        succeeded = await self.runs[name].run()
-        self._ended(name, succeeded=succeeded)
+        run = self.runs[name]
+        with anyio.CancelScope(shield=True):
+            try:
+                self._ended(name, succeeded=await run.run())
+            finally:
+                await run.clean()
 
     def _ended(self, name: str, *, succeeded: bool) -> None:
         assert self._schedule is not None
@@ -190,6 +202,8 @@ class Orchestrator:
         bad = [agent for agent in self.log.view.agents if agent.state != AgentState.SUCCEEDED]
         if not bad:
             self.log.append(e.RunSucceeded())
+        elif self.resumable and any(agent.state not in AGENT_FINAL for agent in bad):
+            self.log.append(e.RunInterrupted(self.stop_reason or "stopped", self.exit_code))
         elif self.stop_reason is not None and not self.stop_reason.startswith("fail_fast"):
             self.log.append(e.RunStopped(self.stop_reason, self.exit_code))
         else:

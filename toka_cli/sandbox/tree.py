@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
+
+# Between two looks at what is left: what was killed needs a moment to be gone.
+RELIST_S: Final = 0.0005
 
 
 def kill_all(reaped: Callable[[int, int], None] = lambda _pid, _status: None) -> None:
-    """SIGKILL direct children and reap, until there are none. As a subreaper this process inherits whatever they leave behind."""
+    """SIGKILL everything below and reap, until there is nothing. As a subreaper this process inherits whatever the dead leave behind."""
     own = os.getpid()
     while True:
-        for pid in children(own):
+        # All of them, not only direct children: what forks every millisecond is met at its newest, before it is somebody else again.
+        for pid in descendants(own):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         try:
-            reaped(*os.waitpid(-1, 0))
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                reaped(*ended)
+            # Never a wait that blocks: /proc can leave out a child while its siblings die (proc(5)), and nobody would kill that one.
+            time.sleep(RELIST_S)
         except ChildProcessError:
             return
 

@@ -114,9 +114,11 @@ class Fold:
                 view.warnings.append(event.message)
             case e.RunStarted() | e.RunRequeued():
                 view.started_at = view.started_at or moment(record.at)
-                view.reason = None
-            case e.RunStopping() | e.RunInterrupted():
+                view.reason = view.exit_code = None
+            case e.RunStopping():
                 view.reason = event.reason
+            case e.RunInterrupted():
+                view.reason, view.exit_code = event.reason, event.exit_code
             case e.RunSucceeded():
                 view.reason, view.exit_code = None, 0
             case e.RunFailed() | e.RunStopped():

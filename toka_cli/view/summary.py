@@ -9,7 +9,7 @@ import html
 import re
 from typing import Final
 
-from toka_cli.lifecycle import RUN_FINAL, AgentState
+from toka_cli.lifecycle import RUN_FINAL, AgentState, RunState
 from toka_cli.state.snapshot import AgentView, RunView, Usage
 from toka_cli.units import format_bytes
 from toka_cli.view.causes import cause, counts, duration, said
@@ -67,7 +67,7 @@ def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = T
         lines.append([Span(f"Deliverables: {', '.join(files)}{more}")])
     if _asked(view.usage):
         lines.append([Span(f"Model: {_usage(view.usage)}")])
-    lines.append([Span("Look deeper: "), *_next(view, failed, ascii_only)])
+    lines.append([Span("Go on: " if view.state is RunState.INTERRUPTED else "Look deeper: "), *_next(view, failed, ascii_only)])
     return lines
 
 
@@ -111,7 +111,9 @@ def _md(text: str, width: int = 200) -> str:
 
 def _next(view: RunView, failed: list[AgentView], ascii_only: bool) -> list[Span]:
     commands = [f"toka run show {clean(view.id, ascii_only=ascii_only)}"]
-    if failed:
+    if view.state is RunState.INTERRUPTED:
+        commands.insert(0, f"toka run resume {clean(view.id, ascii_only=ascii_only)}")
+    elif failed:
         # An id needs no quoting, a name might.
         commands.insert(0, f"toka agent logs {clean(failed[0].id, ascii_only=ascii_only)}")
     elif view.state not in RUN_FINAL and view.agents:
