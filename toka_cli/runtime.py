@@ -100,6 +100,8 @@ class AgentRuntime:
                     python=sys.executable,
                     rng=self._rng,
                     on_output=lambda: control.tell_watchers(),
+                    # Several beats fit into the time after which a cell counts as hung.
+                    heartbeat_s=min(5.0, self._options.patience.heartbeat_s / 4),
                 )
                 self._orchestrator = orchestrator = Orchestrator(
                     self._plan,

@@ -389,7 +389,9 @@ def test_prompts_without_a_model_are_all_named():
     agents = agents_of(spec("a", {"description": "think"}, run("x")), spec("b", {"description": "think", "id": "deep"}))
     with pytest.raises(NoModel) as caught:
         planned(agents)
-    assert caught.value.message.startswith("2 tasks are prompts and need a model, and this version of toka cannot ask one yet:\n  a.yaml: a: t1 (line 1)\n  b.yaml: b: deep (line 1)")
+    lines = caught.value.message.split("\n")
+    assert lines[0] == "2 tasks are prompts and need a model, and this version of toka cannot ask one yet:"
+    assert lines[1:] == ["  a.yaml: a: t1 (line 1)", "  b.yaml: b: deep (line 1)"]
     assert planned(agents, model_available=True).plan
     assert warned(plan_of(agents, preview=True), "2 tasks are prompts")
 

@@ -17,7 +17,7 @@ from toka_cli.commands.running import run_here
 from toka_cli.errors import EXIT_REFUSED, EXIT_RUN_FAILED, EXIT_TIMED_OUT, NotFound, UsageError
 from toka_cli.paths import RunFolder, runs_dir
 from toka_cli.spec.load import load_text
-from toka_cli.spec.target import parse_arguments
+from toka_cli.spec.target import CodeTarget, CommandTarget, ShellTarget, ToolTarget, target_from_parts
 from toka_cli.state.snapshot import AgentView, TaskView
 
 NAME: Final = "exec"
@@ -112,21 +112,28 @@ def _spec(target: Target) -> dict[str, Any]:
 
 
 def _what(target: Target) -> dict[str, Any]:
-    chosen = [each for each in (target.python, target.javascript, target.shell, target.tool) if each is not None]
-    if len(chosen) != 1:
-        raise UsageError("say one of --python FILE, --js FILE, --shell CMD, --tool NAME")
-    if target.arguments and target.tool is None:
-        raise UsageError(f"unexpected argument {target.arguments[0]!r}", hint="k=v arguments go with --tool")
-    if target.python is not None:
-        return {"code": {"python": _source(target.python)}}
-    if target.javascript is not None:
-        return {"code": {"javascript": _source(target.javascript)}}
-    if target.shell is not None:
-        return {"run": target.shell}
-    return {"tool": target.tool, "args": parse_arguments(target.arguments)}
+    """The target as the task of a spec. Raises UsageError unless exactly one thing was asked for."""
+    asked = target_from_parts(
+        python=_source(target.python),
+        javascript=_source(target.javascript),
+        shell=target.shell,
+        tool=target.tool,
+        args=target.arguments,
+    )
+    match asked:
+        case CodeTarget():
+            return {"code": {asked.language: asked.source}}
+        case ToolTarget():
+            return {"tool": asked.tool, "args": asked.args}
+        case ShellTarget():
+            return {"run": asked.command}
+        case CommandTarget():
+            return {"run": list(asked.argv)}
 
 
-def _source(path: Path) -> str:
+def _source(path: Path | None) -> str | None:
+    if path is None:
+        return None
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except OSError as error:

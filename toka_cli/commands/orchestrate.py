@@ -40,6 +40,7 @@ def orchestrate(
     strict: Strict = False,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write results as JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Append a Markdown summary (default: $GITHUB_STEP_SUMMARY).")] = None,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for more still.", show_default=False)] = 0,
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Run the agents of specs: resolve their dependencies, start each as a process of its own, show and record everything."""
@@ -47,6 +48,7 @@ def orchestrate(
     from toka_cli.commands.running import Reports, run_detached, run_here
 
     cli = globals_of(context)
+    cli.verbose += verbose
     out = cli.output(output)
     asked = Asked(
         specs=tuple(specs),

@@ -19,6 +19,7 @@ def check(
     context: typer.Context,
     specs: Annotated[list[str], typer.Argument(metavar="PATH...", help="Spec files, directories, or - for stdin.")],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say what was normalised.", show_default=False)] = 0,
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Find all problems of all files; with -v say what was normalised. Exit 3 if there is one."""
@@ -26,6 +27,7 @@ def check(
     from toka_cli.policy.capability import check_grants
 
     cli = globals_of(context)
+    cli.verbose += verbose
     out = cli.output(output)
     loaded = load_specs(specs, strict=strict, output=out)
     problems = [*loaded.problems, *(problem for agent in loaded.agents for problem in check_grants(agent))]

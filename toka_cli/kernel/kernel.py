@@ -42,7 +42,10 @@ class Line:
 
 @dataclass(slots=True)
 class Kernel:
-    """Answers every call of every agent of one run. `caller` is the environment toka was started with; `python` the interpreter for code tasks."""
+    """Answers every call of every agent of one run. `caller` is the environment toka was started with; `python` the interpreter for code tasks.
+
+    Cells beat every `heartbeat_s` seconds.
+    """
 
     folder: RunFolder
     log: EventLog
@@ -51,6 +54,7 @@ class Kernel:
     python: str
     rng: random.Random
     on_output: Callable[[], None]
+    heartbeat_s: float = 5.0
     _logs: dict[str, AgentLog] = field(default_factory=dict)
 
     def request(self, planned: PlannedAgent, agent_id: str, private: Path, owner_pid: int) -> m.SpawnRequest:
@@ -126,6 +130,7 @@ class Kernel:
             parallel=planned.parallel,
             limits=planned.limits,
             task_timeout_s=planned.limits.task_timeout_s,
+            heartbeat_s=self.heartbeat_s,
             python=self.python,
         )
 

@@ -241,8 +241,10 @@ class AgentRun:
                 brief = next(brief for brief in self.planned.tasks if brief.id == task.id)
                 if task.state == TaskState.RUNNING and in_doubt_rule(brief) != "rerun":
                     self._append(e.TaskFailed(IN_DOUBT, allowed=brief.allow_failure), task.id)
-                    return task
-                self._append(e.TaskRequeued(), task.id)
+                    if not brief.allow_failure:
+                        return task
+                else:
+                    self._append(e.TaskRequeued(), task.id)
         return None
 
     async def _conclude(self, reason: str | None, private: Path | None) -> None:
@@ -303,6 +305,9 @@ class AgentRun:
             reason, outcome = await self._gate(gate, private)
             if reason is None:
                 self._append(e.GatePassed(gate.index, gate.description, outcome))
+            elif self.wanted is not None and reason.startswith("stopped"):
+                # Nobody knows what it would have said: the gate is as open as before.
+                return reason
             else:
                 self._append(e.GateFailed(gate.index, gate.description, reason, outcome))
                 return f"gate_failed: objective {gate.index}: {reason}"
@@ -316,7 +321,8 @@ class AgentRun:
             self.cell = cell = await self._start_cell(private)
         except TokaError as error:
             return f"spawn: {error.message}", e.Outcome()
-        line = await self.kernel.open_gate(cell.door, self.planned, self.agent_id, gate)
+        # A pause reaches the gate's cell like the agent's own.
+        self.line = line = await self.kernel.open_gate(cell.door, self.planned, self.agent_id, gate)
         try:
             late = await self._watch(cell, line).until(line.finished, limit, "limit.timeout: longer than")
             if not line.finished.is_set():

@@ -16,6 +16,7 @@ from toka_cli.policy.validator import CapabilityValidator
 from toka_cli.protocol.messages import Check, TaskBrief
 from toka_cli.spec import model
 from toka_cli.spec.findings import nearest, shown
+from toka_cli.spec.target import CodeTarget, target_of
 
 
 def check_of(check: model.Check) -> Check:
@@ -29,6 +30,8 @@ def brief_of(chosen: ChosenTask, *, longest_s: float | None = None) -> TaskBrief
     `requires` are canonical names; a cell's agent holds a name if it is among its grants or declared names.
     """
     task = chosen.task
+    target = target_of(task)
+    code = target if isinstance(target, CodeTarget) else None
     timeout_s = task.timeout_s if longest_s is None or task.timeout_s is None else min(task.timeout_s, longest_s)
     return TaskBrief(
         id=task.id,
@@ -36,8 +39,8 @@ def brief_of(chosen: ChosenTask, *, longest_s: float | None = None) -> TaskBrief
         kind=task.kind,
         priority=task.priority.value,
         run=task.run,
-        language=task.code.language if task.code else None,
-        source=task.code.source if task.code else None,
+        language=code.language if code else None,
+        source=code.source if code else None,
         tool=task.tool,
         args=task.args,
         agent=task.agent,

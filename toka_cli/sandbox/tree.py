@@ -38,7 +38,9 @@ def children(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 found += [int(word) for word in file.read().split()]
     except FileNotFoundError:
-        return _children_by_parent(pid)
+        # Either the kernel has no such list, or the process has just ended and has given its children away: only the first is worth a look at everybody.
+        if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return _children_by_parent(pid)
     except OSError:
         pass
     return found

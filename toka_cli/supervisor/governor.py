@@ -35,8 +35,8 @@ class Breached(Protocol):
 
     shim_pid: int
 
-    def breach(self, reason: str) -> None:
-        """The cell passed a limit."""
+    def breach(self, reason: str, memory_bytes: int | None = None) -> None:
+        """The cell passed a limit; its tree took `memory_bytes` then, where that was looked at."""
         ...
 
 
@@ -49,6 +49,7 @@ class _Tree:
     now: float
     next_at: float
     cpu_s: float = 0.0
+    dipped: bool = False
     credit: float = 0.0
     resting: bool = False
     frozen: bool = False
@@ -79,9 +80,9 @@ class Governor:
 
     def release(self, cell: Breached) -> None:
         """The cell is to be stopped: let it run so that it can obey, and hold its CPU no more."""
-        tree = self._trees.pop(cell.shim_pid, None)
-        if tree is not None and (tree.resting or tree.frozen):
-            signal_tree(cell.shim_pid, signal.SIGCONT)
+        self._trees.pop(cell.shim_pid, None)
+        # Whoever stopped it: a tree without limits can be frozen too, and a cell can have stopped itself.
+        signal_tree(cell.shim_pid, signal.SIGCONT)
 
     def freeze(self, cell: Breached) -> None:
         """Stop every process of the tree until `thaw`."""
@@ -146,7 +147,8 @@ class Governor:
                 largest, name = max(shares)
                 tree.cell.breach(
                     f"limit.memory: resource limit exceeded: memory usage {format_bytes(total)} > limit {format_bytes(limit)}"
-                    f" (largest: {name} {format_bytes(largest)}); held by polling"
+                    f" (largest: {name} {format_bytes(largest)}); held by polling",
+                    total,
                 )
         return resident > limit * NEAR_SHARE
 
@@ -164,7 +166,13 @@ class Governor:
         share = tree.limits.cpu_share
         now = self._clock()
         passed, tree.now = now - tree.now, now
-        spent, tree.cpu_s = max(0.0, used - tree.cpu_s), max(used, tree.cpu_s)
+        spent = max(0.0, used - tree.cpu_s)
+        # /proc can leave out a process for a moment, so one look with less than before says nothing. Two say that processes ended for whom nobody waited:
+        # what they used is in no counter any more, and those that follow must not use it again for nothing.
+        dipped = used < tree.cpu_s
+        if not dipped or tree.dipped:
+            tree.cpu_s = used
+        tree.dipped = dipped
         if share is None:
             return False
         tree.credit = min(tree.credit + share * passed - spent, share * BURST_S)

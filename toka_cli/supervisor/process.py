@@ -29,6 +29,7 @@ class CellProcess(asyncio.Protocol):
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self.breached: asyncio.Future[str] = loop.create_future()
         self._status: int | None = None
+        self._seen_bytes = 0
         self._reader = frames.FrameReader()
         self._transport: asyncio.Transport | None = None
 
@@ -37,8 +38,9 @@ class CellProcess(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames.pack_bytes(msgspec.json.encode(ShimOrder(order))))
 
-    def breach(self, reason: str) -> None:
-        """Called by the governor: the tree passed a limit. The first reason stands."""
+    def breach(self, reason: str, memory_bytes: int | None = None) -> None:
+        """Called by the governor: the tree passed a limit, and took `memory_bytes` in all. The first reason stands."""
+        self._seen_bytes = max(self._seen_bytes, memory_bytes or 0)
         if not self.breached.done():
             self.breached.set_result(reason)
 
@@ -86,7 +88,9 @@ class CellProcess(asyncio.Protocol):
         elif report.what == "exited":
             self._status = report.status
         elif report.what == "empty":
-            self._end(Exit(**self._decoded_status(), cpu_time_s=report.cpu_time_s, peak_memory_bytes=report.peak_memory_bytes))
+            # The shim knows the largest single process; a tree of many small ones takes more.
+            peak = max(report.peak_memory_bytes or 0, self._seen_bytes) or None
+            self._end(Exit(**self._decoded_status(), cpu_time_s=report.cpu_time_s, peak_memory_bytes=peak))
 
     def _decoded_status(self) -> dict[str, Any]:
         if self._status is None:

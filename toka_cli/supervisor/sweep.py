@@ -46,11 +46,15 @@ def sweep_processes(run_id: str, timeout_s: float = SWEEP_TIMEOUT_S) -> int:
     return len(ended)
 
 
-def sweep_files(folder: RunFolder) -> int:
-    """Remove private folders, half-written artifacts and the socket of a run without owner; how many there were."""
+def leftover_files(folder: RunFolder) -> list[Path]:
+    """Private folders, half-written artifacts and the socket of a run without owner."""
     stale = [*Path(tempfile.gettempdir()).glob(f"toka-{folder.run_id}-*"), *folder.artifacts.glob(".partial-*")]
-    if folder.socket.exists():
-        stale.append(folder.socket)
+    return [*stale, folder.socket] if folder.socket.exists() else stale
+
+
+def sweep_files(folder: RunFolder) -> int:
+    """Remove them; how many there were."""
+    stale = leftover_files(folder)
     for path in stale:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
