@@ -61,6 +61,7 @@ class RunOptions:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     no_sandbox: bool = False
+    cgroups: bool = True
     resume: RunFolder | None = None
     in_doubt: str | None = None
 
@@ -80,6 +81,7 @@ class AgentRuntime:
         self._log: EventLog | None = None
         self._orchestrator: Orchestrator | None = None
         self._signalled = 0
+        self._early_signal: int | None = None
         self._bug: BaseException | None = None
 
     def execute(self) -> RunView:
@@ -87,8 +89,10 @@ class AgentRuntime:
         return anyio.run(self._execute, backend="asyncio")
 
     async def _execute(self) -> RunView:
+        for signum in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         folder = self._options.resume or new_run_folder(self._options.state_dir, self._rng)
-        async with AgentProcessManager(self._options.start_method) as manager:
+        async with AgentProcessManager(self._options.start_method, cgroups=self._options.cgroups) as manager:
             self._log = log = self._open_log(folder)
             try:
                 self._first_events(folder, log)
@@ -127,13 +131,14 @@ class AgentRuntime:
         self._guard(lambda renderer: renderer.start(log.view))
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
-        for signum in SIGNALS:
-            loop.add_signal_handler(signum, self._on_signal, signum)
         loop.add_signal_handler(signal.SIGTSTP, self._on_suspend)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._tick)
                 group.start_soon(self._sample)
+                if self._early_signal is not None:
+                    # It came while this was being built: the run begins, and is stopped at once.
+                    loop.call_soon(self._on_signal, self._early_signal)
                 await orchestrator.run()
                 group.cancel_scope.cancel()
         finally:
@@ -193,7 +198,9 @@ class AgentRuntime:
 
     def _on_signal(self, signum: int) -> None:
         """Once: stop cleanly. Again: at once."""
-        assert self._orchestrator is not None
+        if self._orchestrator is None:
+            self._early_signal = signum
+            return
         self._signalled += 1
         name = signal.Signals(signum).name
         self._orchestrator.stop_run(f"signal {name}", force=self._signalled > 1, exit_code=128 + signum, resumable=True)

@@ -37,6 +37,7 @@ class ProcessSettings(_Group):
     shutdown_grace_period_s: float = 10.0
     enable_isolation: bool = True
     start_method: Literal["auto", "forkserver", "fresh"] = "auto"
+    limits_by: Literal["auto", "polling"] = "auto"
 
 
 class ResourceSettings(_Group):
@@ -152,6 +153,12 @@ def _start_method(raw: object) -> str:
     return str(raw)
 
 
+def _limits_by(raw: object) -> str:
+    if raw not in ("auto", "polling"):
+        raise ValueError(f"must be auto or polling, not {raw!r}"[:200])
+    return str(raw)
+
+
 def _zero_duration(raw: object) -> float:
     return units.parse_duration(raw, zero=True)
 
@@ -162,6 +169,7 @@ _KEYS: Final[tuple[_Key, ...]] = (
     _Key("process", "shutdown_grace_period", "shutdown_grace_period_s", _zero_duration),
     _Key("process", "enable_isolation", "enable_isolation", _flag, "only on"),
     _Key("process", "start_method", "start_method", _start_method),
+    _Key("process", "limits_by", "limits_by", _limits_by),
     _Key("resources", "max_memory", "max_memory_bytes", units.parse_bytes, "not above the user's"),
     _Key("resources", "cpu_limit", "cpu_share", units.parse_share, "not above the user's"),
     _Key("resources", "max_task_duration", "max_task_duration_s", units.parse_duration, "not above the user's"),

@@ -120,7 +120,7 @@ def talk(folder, log):
         brief = m.AgentBrief(AGENT, agent.name, "/work", agent.tasks, limits=agent.limits)
         made = Talk(None, log)
         session = Session(
-            folder=folder, log=log, agent_id=AGENT, pid=4242, planned=agent, brief=brief, output=output, rng=random.Random(1),
+            folder=folder, log=log, agent_id=AGENT, held={}, pid=4242, planned=agent, brief=brief, output=output, rng=random.Random(1),
             on_hello=lambda: made.signs.append("hello"), on_finish=lambda: made.signs.append("finish"), on_breach=made.signs.append,
         )  # fmt: skip
         made.session = session

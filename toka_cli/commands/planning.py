@@ -20,6 +20,7 @@ from toka_cli.settings import Settings, load_settings
 from toka_cli.spec.load import Loaded, dump_yaml, load_paths
 from toka_cli.spec.model import ResourceLimits
 from toka_cli.spec.write import as_document
+from toka_cli.supervisor.cgroup import bases
 from toka_cli.supervisor.resources import machine_memory_bytes
 from toka_cli.tools.catalog import ToolCatalog
 
@@ -107,13 +108,14 @@ def say_warnings(ready: Ready, output: Output) -> None:
 def machine(settings: Settings) -> Machine:
     """What this machine is and which limits and walls this version of toka can hold on it: process trees by polling, no walls yet."""
     not_yet = "this version of toka has none yet"
+    groups = bases() if settings.process.limits_by == "auto" else {}
     return Machine(
         cpu_count=os.cpu_count() or 1,
         memory_bytes=machine_memory_bytes(),
         start_method=start_method(settings),
-        memory="sampled",
-        cpu="sampled",
-        processes="sampled",
+        memory="cgroup" if "memory" in groups else "sampled",
+        cpu="cgroup" if "cpu" in groups else "sampled",
+        processes="cgroup" if "pids" in groups else "sampled",
         notes=(("filesystem", not_yet, ""), ("network", not_yet, "")),
     )
 

@@ -114,6 +114,7 @@ def run_options(cli: Globals, ready: Ready) -> RunOptions:
         start_method=start_method(ready.settings),
         patience=Patience(process.spawn_timeout_s, ready.settings.monitoring.heartbeat_timeout_s),
         grace_s=process.shutdown_grace_period_s,
+        cgroups=process.limits_by == "auto",
         restart_enabled=ready.settings.recovery.enable_auto_restart,
         command=tuple(sys.argv),
         environment=dict(os.environ),

@@ -70,16 +70,18 @@ def _watch(folder: RunFolder) -> c.ControlClient | None:
 
 def command(folder: RunFolder, method: str, params: c.StopRun | c.StopAgents | c.PauseAgents | c.ResumeAgents) -> c.Accepted | None:
     """Give the owner a command; its answer once it is durable, None if the run has no owner. Raises Unavailable when the owner is silent."""
-    if not is_held(folder):
-        return None
-    try:
-        with c.ControlClient(folder.socket) as client:
-            answer = client.call(method, params)
-            assert isinstance(answer, c.Accepted)
-            return answer
-    except Unavailable as error:
-        if not is_held(folder):
-            return None
-        raise TokaError(
-            f"the owner of run {folder.run_id} holds its lock and does not answer", hint="--force ends it without asking", code="owner_silent"
-        ) from error
+    give_up = time.monotonic() + c.ANSWER_TIMEOUT_S
+    while is_held(folder):
+        try:
+            with c.ControlClient(folder.socket) as client:
+                answer = client.call(method, params)
+                assert isinstance(answer, c.Accepted)
+                return answer
+        except Unavailable as error:
+            if time.monotonic() >= give_up:
+                raise TokaError(
+                    f"the owner of run {folder.run_id} holds its lock and does not answer", hint="--force ends it without asking", code="owner_silent"
+                ) from error
+            # It holds its lock a moment longer than its socket, at its beginning and at its end.
+            time.sleep(SETTLE_S)
+    return None

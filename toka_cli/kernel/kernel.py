@@ -72,8 +72,11 @@ class Kernel:
             sandbox=planned.sandbox,
         )
 
-    async def open_agent(self, door: socket.socket, planned: PlannedAgent, agent_id: str, pid: int) -> Line:
-        """Answer an agent's cell, process `pid`, from now on. Its brief holds the tasks that have not ended yet."""
+    async def open_agent(self, door: socket.socket, planned: PlannedAgent, agent_id: str, pid: int, held: dict[str, str]) -> Line:
+        """Answer an agent's cell, process `pid`, from now on. Its brief holds the tasks that have not ended yet.
+
+        `held` says which mechanism holds which limit of its tree; it is recorded beside what the cell itself reports.
+        """
         view = self.log.agent(agent_id)
         ended = {task.id for task in view.tasks if task.state in TASK_FINAL}
         brief = self._brief(planned, agent_id, tuple(task for task in planned.tasks if task.id not in ended))
@@ -82,6 +85,7 @@ class Kernel:
             log=self.log,
             agent_id=agent_id,
             pid=pid,
+            held=held,
             planned=planned,
             brief=brief,
             output=self.agent_log(agent_id),

@@ -43,6 +43,7 @@ class Session:
     log: EventLog
     agent_id: str
     pid: int
+    held: dict[str, str]
     planned: PlannedAgent
     brief: m.AgentBrief
     output: AgentLog
@@ -101,13 +102,14 @@ class Session:
         if self._greeted:
             raise ProtocolError("a second agent.hello")
         self._greeted = True
+        isolation = {**params.isolation, "limits": self.held}
         # What the cell says it runs under is kept; which process it is, we know from our own side.
-        self._append(e.AgentStarted(self.pid, params.isolation))
+        self._append(e.AgentStarted(self.pid, isolation))
         self.log.audit(
             "agent.start",
             "allowed",
             subject=self.agent_id,
-            context={"name": self.planned.name, "grants": list(self.planned.grants), "isolation": params.isolation},
+            context={"name": self.planned.name, "grants": list(self.planned.grants), "isolation": isolation},
         )
         self.on_hello()
         return self.brief

@@ -159,7 +159,7 @@ class AgentRun:
     async def _cell_to_its_end(self, private: Path) -> str | None:
         """Start a cell and wait until nothing is left of it. None if it said that it was finished, else why it ended."""
         self.cell = cell = await self._start_cell(private)
-        self.line = line = await self.kernel.open_agent(cell.door, self.planned, self.agent_id, cell.pid)
+        self.line = line = await self.kernel.open_agent(cell.door, self.planned, self.agent_id, cell.pid, cell.limits_held())
         watch = self._watch(cell, line)
         try:
             reason = await watch.to_the_end(self.planned.limits.timeout_s, self._on_stopping)
@@ -305,7 +305,7 @@ class AgentRun:
             reason, outcome = await self._gate(gate, private)
             if reason is None:
                 self._append(e.GatePassed(gate.index, gate.description, outcome))
-            elif self.wanted is not None and reason.startswith("stopped"):
+            elif reason.startswith("stopped"):
                 # Nobody knows what it would have said: the gate is as open as before.
                 return reason
             else:

@@ -26,6 +26,10 @@ class Cell(Protocol):
         """`term` or `kill` the whole process tree. Nothing happens if it has ended."""
         ...
 
+    def limits_held(self) -> dict[str, str]:
+        """By which mechanism limits of this tree are held now: `cgroup` or `sampled`."""
+        ...
+
     def release(self) -> None:
         """Let a tree that is held back or frozen run, so that it can obey."""
         ...

@@ -76,6 +76,9 @@ class CellWatch:
             await asyncio.shield(self.cell.ended)
             if reason is None and not self.line.finished.is_set() and self.wanted() is None:
                 reason = "protocol: closed its door and went on"
+        if self.cell.breached.done() and self.wanted() is None:
+            # The kernel acted between two looks, and what it did looked like a failure of the task.
+            return self.cell.breached.result()
         return reason
 
     async def until(self, event: asyncio.Event, limit_s: float | None, late: str) -> str | None:

@@ -18,9 +18,7 @@ def kill_all(reaped: Callable[[int, int], None] = lambda _pid, _status: None) ->
     own = os.getpid()
     while True:
         # All of them, not only direct children: what forks every millisecond is met at its newest, before it is somebody else again.
-        for pid in descendants(own):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        signal_below(own, signal.SIGKILL)
         try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 reaped(*ended)
@@ -53,6 +51,32 @@ def descendants(pid: int) -> list[int]:
     while level:
         found += level
         level = [grandchild for child in level for grandchild in children(child)]
+    return found
+
+
+def signal_below(root: int, signum: int, done: set[int] | None = None) -> int:
+    """Signal everything below `root` once; how many were found that are not in `done`, which they are added to.
+
+    Whole process groups at a time: the kernel signals a group and forks into it one after the other, so that a fork bomb, which grows faster than anybody can
+    list it, is met as a whole. A group below `root` has no members elsewhere, because each tree has sessions of its own; only root's own group has.
+    """
+    done = set() if done is None else done
+    spared, groups, found = os.getpgid(root), set[int](), 0
+    level = [root]
+    while level:
+        below = []
+        for pid in [child for each in level for child in children(each)]:
+            below.append(pid)
+            if pid not in done:
+                found += 1
+                done.add(pid)
+                with suppress(ProcessLookupError, PermissionError):
+                    if (group := os.getpgid(pid)) == spared:
+                        os.kill(pid, signum)
+                    elif group not in groups:
+                        groups.add(group)
+                        os.killpg(group, signum)
+        level = below
     return found
 
 

@@ -7,7 +7,6 @@ its limit, so the plan calls it `sampled`.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from toka_cli.protocol.messages import Limits
-from toka_cli.sandbox.tree import descendants
+from toka_cli.sandbox.tree import descendants, signal_below
+from toka_cli.supervisor.cgroup import Leaf
 from toka_cli.supervisor.resources import Sample, proportional_bytes, sample_process
 from toka_cli.units import format_bytes
 
@@ -34,6 +34,7 @@ class Breached(Protocol):
     """Whoever owns a cell."""
 
     shim_pid: int
+    leaf: Leaf | None
 
     def breach(self, reason: str, memory_bytes: int | None = None) -> None:
         """The cell passed a limit; its tree took `memory_bytes` then, where that was looked at."""
@@ -61,6 +62,7 @@ class Governor:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._trees: dict[int, _Tree] = {}
+        self._limits: dict[int, Limits] = {}
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
@@ -68,6 +70,7 @@ class Governor:
         """Hold the limits of a cell from now on, if it has any that looking can hold."""
         if limits.memory_bytes is None and limits.max_processes is None and limits.cpu_share is None:
             return
+        self._limits[cell.shim_pid] = limits
         now = self._clock()
         self._trees[cell.shim_pid] = _Tree(cell, limits, now, now + NEAR_S)
         if self._task is None:
@@ -75,8 +78,11 @@ class Governor:
         self._news.set()
 
     def forget(self, cell: Breached) -> None:
-        """The cell has ended."""
+        """The cell has ended. What the kernel did to it between two looks is said now."""
+        limits = self._limits.pop(cell.shim_pid, None)
         self._trees.pop(cell.shim_pid, None)
+        if limits is not None and cell.leaf is not None:
+            _ask_kernel(cell, cell.leaf, limits)
 
     def release(self, cell: Breached) -> None:
         """The cell is to be stopped: let it run so that it can obey, and hold its CPU no more."""
@@ -128,9 +134,16 @@ class Governor:
         shim = sample_process(root)
         # What ended and was waited for is in the counters of whoever waited; the shim waits for orphans.
         used = sum(sample.cpu_s for sample in samples) + (shim.children_cpu_s if shim is not None else 0.0)
-        near = self._hold_memory(tree, samples)
-        near = self._hold_processes(tree, samples) or near
-        near = self._hold_cpu(tree, used) or near
+        # Processes first: their memory is looked at one by one.
+        leaf = tree.cell.leaf
+        held = leaf.held if leaf is not None else set()
+        if leaf is not None:
+            _ask_kernel(tree.cell, leaf, tree.limits)
+        near = "pids" not in held and self._hold_processes(tree, samples)
+        if not tree.frozen and "memory" not in held:
+            near = self._hold_memory(tree, samples) or near
+        if not tree.frozen and "cpu" not in held:
+            near = self._hold_cpu(tree, used) or near
         if not tree.resting:
             tree.next_at = self._clock() + (NEAR_S if near else FAR_S)
 
@@ -145,12 +158,19 @@ class Governor:
             total = sum(size for size, _ in shares)
             if total > limit:
                 largest, name = max(shares)
-                tree.cell.breach(
+                self._breach(
+                    tree,
                     f"limit.memory: resource limit exceeded: memory usage {format_bytes(total)} > limit {format_bytes(limit)}"
                     f" (largest: {name} {format_bytes(largest)}); held by polling",
                     total,
                 )
         return resident > limit * NEAR_SHARE
+
+    def _breach(self, tree: _Tree, reason: str, memory_bytes: int | None = None) -> None:
+        """Say it, and let nothing of the tree run until it is ended: it would grow meanwhile."""
+        tree.frozen = True
+        signal_tree(tree.cell.shim_pid, signal.SIGSTOP)
+        tree.cell.breach(reason, memory_bytes)
 
     def _hold_processes(self, tree: _Tree, samples: list[Sample]) -> bool:
         limit = tree.limits.max_processes
@@ -159,7 +179,7 @@ class Governor:
         if limit is None:
             return False
         if count > limit:
-            tree.cell.breach(f"limit.processes: resource limit exceeded: {count} processes > limit {limit}; held by polling")
+            self._breach(tree, f"limit.processes: resource limit exceeded: {count} processes > limit {limit}; held by polling")
         return count > limit * NEAR_SHARE
 
     def _hold_cpu(self, tree: _Tree, used: float) -> bool:
@@ -187,14 +207,20 @@ class Governor:
         return spent > share * passed * NEAR_SHARE
 
 
+def _ask_kernel(cell: Breached, leaf: Leaf, limits: Limits) -> None:
+    """Say what the cgroup did: it ended a process for want of memory, or refused a fork."""
+    if leaf.out_of_memory() and limits.memory_bytes is not None:
+        peak = leaf.peak_memory_bytes() or limits.memory_bytes
+        limit = format_bytes(limits.memory_bytes)
+        cell.breach(f"limit.memory: resource limit exceeded: memory usage {format_bytes(peak)} > limit {limit}; held by cgroup", peak)
+    elif leaf.refused_processes():
+        cell.breach(f"limit.processes: resource limit exceeded: more than {limits.max_processes} processes; held by cgroup")
+
+
 def signal_tree(root: int, signum: int) -> None:
     """Signal every process below `root`, again until no new one appears: what forks while it is stopped is found in the next round."""
     done: set[int] = set()
-    for _ in range(STOP_ROUNDS):
-        new = [pid for pid in descendants(root) if pid not in done]
-        if not new:
-            return
-        for pid in new:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signum)
-        done.update(new)
+    with suppress(ProcessLookupError):
+        for _ in range(STOP_ROUNDS):
+            if not signal_below(root, signum, done):
+                return

@@ -18,6 +18,7 @@ from toka_cli.errors import Unavailable
 from toka_cli.protocol.messages import SpawnRequest
 from toka_cli.sandbox import prctl
 from toka_cli.sandbox.tree import children
+from toka_cli.supervisor.cgroup import Leaf, make_leaf
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.process import CellProcess
 from toka_cli.supervisor.spawn import ForkServer, FreshInterpreters, Spawner
@@ -28,13 +29,15 @@ KILL_TIMEOUT_S: Final = 10.0
 class AgentProcessManager:
     """Owns every cell process of a run. `async with`: at the end of the block no process is left."""
 
-    def __init__(self, start_method: str) -> None:
-        """`start_method` is `forkserver` or `fresh`."""
+    def __init__(self, start_method: str, *, cgroups: bool = True) -> None:
+        """`start_method` is `forkserver` or `fresh`; without `cgroups` limits of trees are held by polling alone."""
         self._start_method = start_method
+        self._cgroups = cgroups
         self._spawner: Spawner | None = None
         self._governor = Governor()
         self._cells: set[CellProcess] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
+        self._leaves: list[Leaf] = []
 
     async def __aenter__(self) -> Self:
         prctl.become_subreaper()
@@ -51,6 +54,8 @@ class AgentProcessManager:
             await asyncio.wait(waiting, timeout=KILL_TIMEOUT_S)
         await self._governor.close()
         await self.sweep()
+        for leaf in self._leaves:
+            leaf.remove()
         assert self._spawner is not None
         self._spawner.close()
 
@@ -78,12 +83,29 @@ class AgentProcessManager:
         if not await asyncio.shield(cell.forked):
             cell.door.close()
             raise Unavailable("the cell ended before it began", hint=f"its own words are in {cell_log}")
+        # The cell waits for its brief: nothing of the agent runs before it is in its group.
+        cell.leaf = self._leaf(request, cell.pid)
         self._governor.watch(cell, request.limits)
         return cell
+
+    def _leaf(self, request: SpawnRequest, pid: int) -> Leaf | None:
+        leaf = make_leaf(request.agent_id, request.limits) if self._cgroups else None
+        if leaf is None:
+            return None
+        try:
+            leaf.add(pid)
+        except OSError:
+            # What the plan promised to hold by a group is held by polling then; the cell's record says so.
+            leaf.remove()
+            return None
+        return leaf
 
     def _forget(self, cell: CellProcess) -> None:
         self._cells.discard(cell)
         self._governor.forget(cell)
+        if cell.leaf is not None:
+            self._leaves.append(cell.leaf)
+        self._leaves = [leaf for leaf in self._leaves if not leaf.remove()]
         if cell.ended.result().lost:
             task = asyncio.get_running_loop().create_task(self.sweep(cell.shim_pid, cell.pid))
             self._sweeps.add(task)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from toka_cli.errors import ProtocolError
 from toka_cli.protocol import frames
 from toka_cli.protocol.messages import Exit, ShimOrder, ShimReport
+from toka_cli.supervisor.cgroup import Leaf
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.resources import tree_usage
+
+
+# Limits by the controller that would hold them.
+_CONTROLLERS: Final = {"memory": "memory", "cpu": "cpu", "processes": "pids"}
 
 
 class CellProcess(asyncio.Protocol):
@@ -23,6 +28,7 @@ class CellProcess(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.door = door
         self._governor = governor
+        self.leaf: Leaf | None = None
         self.shim_pid = 0
         self.pid = 0
         self.forked: asyncio.Future[int] = loop.create_future()
@@ -43,6 +49,11 @@ class CellProcess(asyncio.Protocol):
         self._seen_bytes = max(self._seen_bytes, memory_bytes or 0)
         if not self.breached.done():
             self.breached.set_result(reason)
+
+    def limits_held(self) -> dict[str, str]:
+        """By which mechanism limits of this tree are held now: `cgroup` or `sampled`."""
+        held = self.leaf.held if self.leaf is not None else set()
+        return {name: "cgroup" if controller in held else "sampled" for name, controller in _CONTROLLERS.items()}
 
     def release(self) -> None:
         """Let a tree that is held back or frozen run, so that it can obey."""

@@ -1,0 +1,279 @@
+"""Limits of whole process trees, on real trees: who passes one is ended with its reason, and its neighbours do not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import LIMIT_S, Toka, ended
+from toka_cli.sandbox.tree import descendants
+from toka_cli.supervisor.resources import sample_process
+
+MIB = 1 << 20
+NOBODY = 65534
+PYTHON = f"{sys.executable} -I -S -c"
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def peak_resident(pid: int) -> int:
+    """The largest resident set of a process so far, in bytes."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def tree_cpu_s(shim: int) -> float:
+    """CPU seconds of a tree, those of the dead included. It is read twice while it stands or grows, and the larger picture is the truer one."""
+
+    def look() -> float:
+        waited = sample_process(shim)
+        return sum(sample.cpu_s for pid in descendants(shim) if (sample := sample_process(pid))) + (waited.children_cpu_s if waited else 0.0)
+
+    return max(look(), look())
+
+
+def limited(toka: Toka, name: str, run: str, limits: dict[str, Any], **sections: Any) -> Path:
+    more = {"restart": {"policy": "never"}, **sections}
+    return toka.spec(name, [{"id": "t", "description": name, "run": run}], security={"resource_limits": limits}, **more)
+
+
+def agents_of(done: Any) -> dict[str, dict[str, Any]]:
+    return {agent["name"]: agent for agent in done.lines[-1]["data"]["run"]["agents"]}
+
+
+class OrdinaryToka(Toka):
+    """The command line run by another user, who may need another interpreter: the one of the tests can lie in a closed home."""
+
+    python = sys.executable
+
+    @property
+    def argv(self) -> list[str]:
+        return [self.python, "-m", "toka_cli"]
+
+
+def readable_python(user: dict[str, Any], path: str) -> str | None:
+    """An interpreter that the user can start and that finds everything toka needs."""
+    for python in (sys.executable, f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"):
+        with contextlib.suppress(OSError):
+            program = "import toka_cli.__main__, typer, msgspec, pydantic, yaml, anyio, psutil, rich"
+            if subprocess.run([python, "-c", program], capture_output=True, env={"PYTHONPATH": path}, cwd="/", **user).returncode == 0:
+                return python
+    return None
+
+
+@pytest.fixture
+def ordinary() -> Iterator[tuple[Toka, dict[str, Any]]]:
+    """The command line as a user without powers, in a folder of its own: pytest's folders are closed to other users."""
+    if os.geteuid() != 0:
+        pytest.skip("the tests run as an ordinary user already")
+    user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    path = f"{Path(__file__).parents[2]}:{Path(pytest.__file__).parents[1]}"
+    python = readable_python(user, path)
+    if python is None:
+        pytest.skip("no interpreter that another user can read has toka's packages")
+    root = Path(tempfile.mkdtemp(prefix="toka-user-"))
+    made = OrdinaryToka(root)
+    made.python = python
+    made.env["PYTHONPATH"] = path
+    try:
+        yield made, user
+    finally:
+        made.tear_down()
+        shutil.rmtree(root)
+
+
+def give_away(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------------------------
+
+HOG = """(python3 -I -S -c 'import time; x = b"x" * (300 << 20); time.sleep(1000)' & wait) & wait"""
+
+
+def memory_breach(toka: Toka, **options: Any) -> None:
+    gate = toka.meeting("gate")
+    limited(toka, "hog", f"echo last words; {HOG}", {"max_memory": "200MB"})
+    neighbours = {"git": "git init -q repo && cd repo && git -c user.name=n -c user.email=n@example.org commit -q --allow-empty -m first && git log --oneline"}
+    if shutil.which("node"):
+        neighbours["node"] = "node -e 'console.log(new Array(1e6).fill(1).length)'"
+    for name, command in neighbours.items():
+        limited(toka, name, f"read x < gate; {command}", {"max_memory": "200MB"})
+    if options:
+        give_away(toka.root)
+    running = toka.start("orchestrate", toka.root / "specs", "-o", "jsonl", **options)
+    failed = running.event("agent.failed", name="hog")
+    assert failed["reason"].startswith("limit.memory: resource limit exceeded: memory usage ")
+    for _ in neighbours:
+        gate.give()
+    agents = agents_of(running.wait().expect(1))
+    assert agents["hog"]["peak_memory_bytes"] >= 200 * 10**6
+    assert agents["hog"]["tasks"][0]["state"] == "stopped"
+    assert {agents[name]["state"] for name in neighbours} == {"succeeded"}, agents
+    toka.nothing_left()
+    logged = subprocess.run([*toka.argv, "agent", "logs", "hog"], env=toka.environment(), cwd=toka.work, capture_output=True, text=True, timeout=LIMIT_S, **options)
+    assert "last words" in logged.stdout, logged.stderr
+
+
+def test_a_grandchild_that_takes_too_much_memory_is_ended_and_its_neighbours_finish(toka: Toka) -> None:
+    memory_breach(toka)
+
+
+def test_the_same_as_an_ordinary_user(ordinary: tuple[Toka, dict[str, Any]]) -> None:
+    memory_breach(ordinary[0], **ordinary[1])
+
+
+def test_many_small_processes_are_added_up(toka: Toka) -> None:
+    """None of them is above the limit, all of them together are; the peak that is kept is that of the tree."""
+    small = f"""{PYTHON} 'import time; x = b"x" * (50 << 20); time.sleep(1000)' & """
+    spec = limited(toka, "many", small * 6 + "wait", {"max_memory": "200MB"})
+    agent = toka.run(spec, code=1)["agents"][0]
+    assert agent["reason"].startswith("limit.memory: resource limit exceeded: memory usage ")
+    assert agent["peak_memory_bytes"] >= 200 * 10**6
+
+
+def test_pages_that_processes_share_are_counted_once(toka: Toka) -> None:
+    """Six processes with the same 100 MB: 600 MB by the sum of their resident sizes, about 110 MB in truth."""
+    ready, gate = toka.meeting("ready"), toka.meeting("gate")
+    source = """
+import gc, os
+gc.freeze()
+x = b"x" * (100 << 20)
+children = []
+for _ in range(5):
+    pid = os.fork()
+    if pid == 0:
+        assert x[::4096].count(b"x") == 25600  # looked at, not written to: the pages are in its table now
+        open("ready", "w").write("up\\n")
+        os.read(os.open("gate", os.O_RDONLY), 3)
+        os._exit(0)
+    children.append(pid)
+for pid in children:
+    os.waitpid(pid, 0)
+"""
+    tasks = [{"id": "t", "description": "T", "code": {"python": source}}]
+    spec = toka.spec("shared", tasks, security={"resource_limits": {"max_memory": "200MB"}})
+    running = toka.start("orchestrate", spec, "-o", "jsonl")
+    started = running.event("agent.started")
+    for _ in range(5):
+        ready.take()
+    resident = sum(sample.resident_bytes for pid in descendants(parent(started["pid"])) if (sample := sample_process(pid)))
+    assert resident > 400 * 10**6, "the sum would be over the limit"
+    # A sample comes each second, and the governor has looked several times by then.
+    look = toka.until(started["run"], lambda look: (look.view.agents[0].memory_bytes or 0) > 100 * 10**6)
+    assert look.view.agents[0].memory_bytes < 200 * 10**6
+    for _ in range(5):
+        gate.give()
+    assert agents_of(running.wait().expect(0))["shared"]["state"] == "succeeded"
+
+
+# --- CPU -----------------------------------------------------------------------------------------------------------------------------------
+
+BUSY = "while :; do :; done"
+
+
+def test_a_tree_gets_its_share_of_cpu_and_not_more(toka: Toka) -> None:
+    """The bound is one of correctness: over five seconds no tree may have had more than its share and a tenth, however many processes it is."""
+    ready = toka.meeting("ready")
+    limited(toka, "one", f"echo one > ready; {BUSY}", {"max_cpu": "50%"})
+    limited(toka, "four", f"for i in 1 2 3 4; do ({BUSY}) & done; echo four > ready; wait", {"max_cpu": "50%"})
+    # Children that end all the time: what they used must not be forgotten.
+    limited(toka, "short", f"echo short > ready; while :; do {PYTHON} 'x = sum(range(2000000))'; done", {"max_cpu": "50%"})
+    running = toka.start("orchestrate", toka.root / "specs", "-o", "jsonl")
+    shims = {}
+    while len(shims) < 3:
+        event = running.event("agent.started")
+        shims[event["name"]] = parent(event["pid"])
+    for _ in shims:
+        ready.take()
+    before = {name: (time.monotonic(), tree_cpu_s(shim)) for name, shim in shims.items()}
+    assert not ended(running.pid, 5.0), "the five seconds that are measured"
+    for name, shim in shims.items():
+        since, used = before[name]
+        share = (tree_cpu_s(shim) - used) / (time.monotonic() - since)
+        assert 0.02 < share <= 0.60, (name, share)
+    # Held back, it still obeys at once: it is asked, and that is enough.
+    stopped = toka("agent", "stop", "one", "four", "short", "-o", "json").expect(0).envelope["data"]["stopped"]
+    assert {each["rung"] for each in stopped} == {"asked"}
+    running.wait().expect(1)
+    toka.nothing_left()
+
+
+def test_a_tree_that_is_held_back_reaches_its_time_limit(toka: Toka) -> None:
+    agent = toka.run(limited(toka, "late", f"({BUSY}) & {BUSY}", {"max_cpu": "5%", "timeout": "1s"}), code=1)["agents"][0]
+    assert agent["reason"].startswith("limit.timeout")
+    spec = toka.spec("task", [{"id": "t", "description": "T", "run": BUSY, "timeout": "1s"}], security={"resource_limits": {"max_cpu": "5%"}})
+    assert toka.run(spec, code=1)["agents"][0]["tasks"][0]["reason"].startswith("limit.task_timeout")
+    toka.nothing_left()
+
+
+# --- everything at once ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_agents_end_each_with_its_reason_and_the_neighbour_succeeds(toka: Toka) -> None:
+    toka.env["TOKA_MONITORING_HEARTBEAT_TIMEOUT"] = "2s"
+    gate = toka.meeting("gate")
+    limited(toka, "bomb", "f() { if [ $1 -gt 0 ]; then f $(($1 - 1)) & f $(($1 - 1)) & fi; sleep 20; }; f 7", {"max_processes": 40})
+    limited(toka, "flood", "head -c 1000000000 /dev/zero", {"max_output": "5MB"})
+    limited(toka, "yes", "yes", {"max_output": "5MB"})
+    limited(toka, "sleeper", "exec sleep 100000", {"timeout": "500ms"})
+    limited(toka, "silent", "kill -9 $PPID", {})
+    limited(toka, "frozen", "kill -STOP $PPID; exec sleep 100000", {})
+    limited(toka, "healthy", "read x < gate", {"max_memory": "200MB", "max_cpu": "50%", "max_processes": 10})
+    wanted = {
+        "bomb": "limit.processes: resource limit exceeded: ",
+        "flood": "task_failed: t: limit.output: ",
+        "yes": "task_failed: t: limit.output: ",
+        "sleeper": "limit.timeout: ",
+        "silent": "crashed: signal 9",
+        "frozen": "unresponsive: no heartbeat for 2s",
+    }
+    running = toka.start("orchestrate", toka.root / "specs", "-o", "jsonl")
+    reasons = {}
+    while len(reasons) < len(wanted):
+        event = running.event("agent.failed")
+        reasons[event["name"]] = event["reason"]
+    assert {name: reason for name, reason in reasons.items() if not reason.startswith((wanted[name], wanted[name].removeprefix("task_failed: t: ")))} == {}
+    assert peak_resident(running.pid) < 300 * MIB
+    # All of theirs is gone while the run goes on: its own processes, the healthy shim, cell and command are what is left.
+    tree = [pid for pid in descendants(running.pid)]
+    assert len(tree) <= 5, tree
+    gate.give()
+    agents = agents_of(running.wait().expect(1))
+    assert agents["healthy"]["state"] == "succeeded"
+    assert {agents[name]["state"] for name in wanted} == {"failed"}
+    toka.nothing_left()
+
+
+def test_a_healthy_cell_outlives_a_short_heartbeat(toka: Toka) -> None:
+    """Cells beat as often as the setting needs; a command that says nothing for longer than that is no hung cell."""
+    toka.env["TOKA_MONITORING_HEARTBEAT_TIMEOUT"] = "1s"
+    ready, gate = toka.meeting("ready"), toka.meeting("gate")
+    running = toka.start("orchestrate", limited(toka, "quiet", "echo up > ready; read x < gate", {}), "-o", "jsonl")
+    running.event("task.started")
+    ready.take()
+    assert not ended(running.pid, 2.5), "the silence that is meant"
+    gate.give()
+    running.wait().expect(0)
+
+
+def test_a_kill_of_the_cell_leaves_its_reason_and_is_seen_by_signal(toka: Toka) -> None:
+    """Exit status 0 without a word is no success."""
+    source = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
+    spec = toka.spec("gone", [{"id": "t", "description": "T", "code": {"python": source}}], restart={"policy": "never"})
+    agent = toka.run(spec, code=1)["agents"][0]
+    assert agent["reason"] == f"crashed: signal {int(signal.SIGTERM)}"

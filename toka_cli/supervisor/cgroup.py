@@ -1,0 +1,187 @@
+"""Control groups: exact limits of a whole process tree, where this process may make a group of its own. Version 2 where a subtree is delegated, else the
+hierarchies of version 1 that can be written. In: limits. Out: a Leaf that holds some of them, each read back after it was written.
+
+Whether it works is found out by trying: a group is made, limited, read back and removed. What cannot be held here is the governor's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from toka_cli.protocol.messages import Limits
+
+CONTROLLERS: Final = ("memory", "cpu", "pids")
+CPU_PERIOD_US: Final = 100_000
+_NUMBERS: Final = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where groups for one controller can be made, and by which version's file names."""
+
+    folder: Path
+    version: int
+
+
+@dataclass(slots=True)
+class Leaf:
+    """The group (one folder per hierarchy) of one cell. `held` names what it really limits: memory, cpu, pids."""
+
+    folders: dict[str, Base] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+
+    def add(self, pid: int) -> None:
+        """Put a process, and all it will start, into the group. Raises OSError."""
+        for folder in {base.folder for base in self.folders.values()}:
+            _write(folder / "cgroup.procs", str(pid))
+
+    def out_of_memory(self) -> bool:
+        """True if the kernel ended a process of the group for want of memory."""
+        base = self.folders.get("memory")
+        if base is None:
+            return False
+        name = "memory.events" if base.version == 2 else "memory.oom_control"
+        return _counter(base.folder / name, "oom_kill") > 0
+
+    def refused_processes(self) -> bool:
+        """True if the kernel refused a fork because the group was full."""
+        base = self.folders.get("pids")
+        return base is not None and _counter(base.folder / "pids.events", "max") > 0
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most that the whole group used at one moment; None if the kernel does not say."""
+        base = self.folders.get("memory")
+        if base is None:
+            return None
+        with suppress(OSError, ValueError):
+            return int((base.folder / ("memory.peak" if base.version == 2 else "memory.max_usage_in_bytes")).read_text("ascii"))
+        return None
+
+    def remove(self) -> bool:
+        """Remove the group; False while something is still in it."""
+        done = True
+        for folder in {base.folder for base in self.folders.values()}:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                done = False
+        return done
+
+
+@cache
+def bases() -> dict[str, Base]:
+    """Controllers for which this process can make groups, found out by trying. Empty where there are none."""
+    found: dict[str, Base] = {}
+    for controller, base in _candidates():
+        if controller not in found and _works(controller, base):
+            found[controller] = base
+    return found
+
+
+def make_leaf(name: str, limits: Limits) -> Leaf | None:
+    """A group that holds what it can of the limits; None if that is nothing."""
+    wanted = {"memory": limits.memory_bytes, "cpu": limits.cpu_share, "pids": limits.max_processes}
+    asked = {controller: value for controller, value in wanted.items() if value is not None and controller in bases()}
+    if not asked:
+        return None
+    leaf = Leaf()
+    unique = f"toka-{name}-{os.getpid()}-{next(_NUMBERS)}"
+    for controller, value in asked.items():
+        base = bases()[controller]
+        folder = base.folder / unique
+        try:
+            folder.mkdir(exist_ok=True)
+            _limit(controller, Base(folder, base.version), value)
+        except OSError:
+            continue
+        leaf.folders[controller] = Base(folder, base.version)
+        leaf.held.add(controller)
+    return leaf if leaf.held else None
+
+
+def _limit(controller: str, base: Base, value: float) -> None:
+    """Write a limit and read it back. Raises OSError if it does not hold."""
+    if controller == "pids":
+        # The cell itself is toka's, not the agent's.
+        _write_and_check(base.folder / "pids.max", str(int(value) + 1))
+    elif controller == "memory":
+        _write_and_check(base.folder / ("memory.max" if base.version == 2 else "memory.limit_in_bytes"), str(_pages(int(value))))
+        if base.version == 2:
+            _write(base.folder / "memory.oom.group", "1")
+    elif base.version == 2:
+        _write_and_check(base.folder / "cpu.max", f"{max(1000, int(value * CPU_PERIOD_US))} {CPU_PERIOD_US}")
+    else:
+        _write_and_check(base.folder / "cpu.cfs_period_us", str(CPU_PERIOD_US))
+        _write_and_check(base.folder / "cpu.cfs_quota_us", str(max(1000, int(value * CPU_PERIOD_US))))
+
+
+def _candidates() -> Iterator[tuple[str, Base]]:
+    """Folders of this process's own groups, version 2 first."""
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines()]
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    except OSError:
+        return
+    own = {name: path for _, names, path in groups for name in names.split(",")}
+    for mount in mounts:
+        if mount[2] == "cgroup2" and "" in own:
+            folder = Path(mount[1] + own[""].rstrip("/"))
+            with suppress(OSError):
+                for controller in (folder / "cgroup.subtree_control").read_text("ascii").split():
+                    if controller in CONTROLLERS:
+                        yield controller, Base(folder, 2)
+    for mount in mounts:
+        if mount[2] == "cgroup":
+            for controller in CONTROLLERS:
+                if controller in mount[3].split(",") and controller in own:
+                    yield controller, Base(Path(mount[1] + own[controller].rstrip("/")), 1)
+
+
+def _works(controller: str, base: Base) -> bool:
+    probe = Base(base.folder / f"toka-probe-{os.getpid()}-{next(_NUMBERS)}", base.version)
+    try:
+        probe.folder.mkdir()
+    except OSError:
+        return False
+    try:
+        _limit(controller, probe, {"memory": 64 << 20, "cpu": 0.5, "pids": 32}[controller])
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            probe.folder.rmdir()
+    return True
+
+
+def _pages(size: int) -> int:
+    page = os.sysconf("SC_PAGE_SIZE")
+    return size // page * page
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _write_and_check(path: Path, text: str) -> None:
+    _write(path, text)
+    if path.read_text("ascii").split() != text.split():
+        raise OSError(f"{path} did not take {text}")
+
+
+def _counter(path: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text("ascii").splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    return 0
