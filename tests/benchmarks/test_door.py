@@ -74,7 +74,7 @@ def test_durable_calls(bench, share, cells):
             for event in (e.AgentCreated(info), e.AgentQueued(), e.AgentStarting()):
                 log.append(event, agent=agent)
             ours, theirs = socket.socketpair()
-            await kernel.open_agent(ours, plan, agent, 4242)
+            await kernel.open_agent(ours, plan, agent, 4242, {})
             with theirs:
                 argv = [sys.executable, "-c", CLIENT, str(theirs.fileno()), str(calls)]
                 processes.append(await asyncio.create_subprocess_exec(*argv, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE))

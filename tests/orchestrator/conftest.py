@@ -60,6 +60,9 @@ class FakeCell:
     def thaw(self):
         self.orders.append("thaw")
 
+    def limits_held(self):
+        return {}
+
     def usage(self):
         return None, None
 

@@ -190,7 +190,7 @@ class _Run:
         self.process.stderr.close()
 
     def _left(self) -> float | None:
-        return None if self.deadline is None else max(0.0, self.deadline - self.scheduler.clock())
+        return None if self.deadline is None else max(0.0, self.deadline - self.scheduler.now)
 
     def _read(self, ready: Sequence[int]) -> bool:
         """Take what is there; False once the bound is passed."""

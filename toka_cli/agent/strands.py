@@ -83,11 +83,15 @@ class Signal:
 
 
 class Scheduler:
-    """Runs strands until the main one is done. The clock is an argument so that tests need not wait."""
+    """Runs strands until the main one is done. The clock is an argument so that tests need not wait.
+
+    `now` is the time by which deadlines are judged, taken once per turn; `clock()` is for durations.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._raw_clock = clock
         self._skipped_s = 0.0
+        self.now = clock()
         self.current: Strand | None = None
         self._ready: deque[tuple[Strand, tuple[int, ...], BaseException | None]] = deque()
         self._timers: list[tuple[float, int, Strand, Wait]] = []
@@ -132,7 +136,8 @@ class Scheduler:
 
     async def rest(self, fds: Iterable[int] = (), timeout_s: float | None = None) -> tuple[int, ...]:
         """Rest until a descriptor is readable (answers which), `timeout_s` seconds are over, or somebody wakes us (answers nothing)."""
-        return await Wait(tuple(fds), None if timeout_s is None else self.clock() + max(timeout_s, 0.0))
+        # From `now`, not from the clock: a process that was frozen since would sleep longer by that.
+        return await Wait(tuple(fds), None if timeout_s is None else self.now + max(timeout_s, 0.0))
 
     async def join(self, strand: Strand) -> Any:
         """Wait for a strand; its result, or its error raised."""
@@ -216,19 +221,28 @@ class Scheduler:
             heapq.heappop(self._timers)
         timeout = max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
         woken: dict[Strand, list[int]] = {}
-        # A process that was stopped wakes with its time over and its descriptors not looked at: look before any timer counts what was skipped.
-        for key, _ in self._selector.select(timeout) or self._selector.select(0):
+        for key, _ in self._selector.select(timeout):
             if (callback := self._callbacks.get(key.fd)) is not None:
                 callback()
             elif (strand := self._by_fd.get(key.fd)) is not None:
                 woken.setdefault(strand, []).append(key.fd)
+        self._take_time()
         for strand, fds in woken.items():
             self._resume(strand, tuple(fds))
-        now = self.clock()
-        while self._timers and self._timers[0][0] <= now:
+        while self._timers and self._timers[0][0] <= self.now:
             _, _, strand, wait = heapq.heappop(self._timers)
             if strand.wait is wait and not strand.done:
                 self._resume(strand, ())
+
+    def _take_time(self) -> None:
+        """Set `now`. This process may have been frozen at any point, and what tells it so (`skip`) was sent before it went on: it is heard between two
+        looks at the clock, and the earlier one counts. So no deadline passes in time that nobody had.
+        """
+        before = self.clock()
+        for key, _ in self._selector.select(0):
+            if (callback := self._callbacks.get(key.fd)) is not None:
+                callback()
+        self.now = min(before, self.clock())
 
     def _finish(self, strand: Strand, result: Any, error: BaseException | None) -> None:
         strand.done, strand.result, strand.error = True, result, error

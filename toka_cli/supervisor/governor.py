@@ -75,6 +75,8 @@ class Governor:
         self._trees[cell.shim_pid] = _Tree(cell, limits, now, now + NEAR_S)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+            # Limits that nobody holds any more must not look as if they held: whoever listens for errors of the loop hears of it.
+            self._task.add_done_callback(lambda task: None if task.cancelled() else task.result())
         self._news.set()
 
     def forget(self, cell: Breached) -> None:

@@ -16,7 +16,6 @@ from toka_cli.supervisor.cgroup import Leaf
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.resources import tree_usage
 
-
 # Limits by the controller that would hold them.
 _CONTROLLERS: Final = {"memory": "memory", "cpu": "cpu", "processes": "pids"}
 
