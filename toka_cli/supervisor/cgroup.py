@@ -108,6 +108,19 @@ def make_leaf(name: str, limits: Limits) -> Leaf | None:
     return leaf if leaf.held else None
 
 
+def remove_stale() -> int:
+    """Remove empty groups of owners that are gone; how many there were. A group that is not empty refuses, and stays."""
+    removed = 0
+    for folder in {base.folder for base in bases().values()}:
+        for stale in folder.glob("toka-*-*-*"):
+            owner = stale.name.rsplit("-", 2)[1]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                with suppress(OSError):
+                    stale.rmdir()
+                    removed += 1
+    return removed
+
+
 def _limit(controller: str, base: Base, value: float) -> None:
     """Write a limit and read it back. Raises OSError if it does not hold."""
     if controller == "pids":

@@ -18,7 +18,7 @@ from toka_cli.errors import Unavailable
 from toka_cli.protocol.messages import SpawnRequest
 from toka_cli.sandbox import prctl
 from toka_cli.sandbox.tree import children
-from toka_cli.supervisor.cgroup import Leaf, make_leaf
+from toka_cli.supervisor.cgroup import Leaf, make_leaf, remove_stale
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.process import CellProcess
 from toka_cli.supervisor.spawn import ForkServer, FreshInterpreters, Spawner
@@ -43,6 +43,8 @@ class AgentProcessManager:
         prctl.become_subreaper()
         # Keys are in this process's environment: no other process of the same user may read it from /proc. (Root may.)
         prctl.forbid_dumps()
+        if self._cgroups:
+            remove_stale()
         self._spawner = ForkServer() if self._start_method == "forkserver" else FreshInterpreters()
         return self
 
