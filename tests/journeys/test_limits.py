@@ -74,6 +74,13 @@ def readable_python(user: dict[str, Any], path: str) -> str | None:
     return None
 
 
+@pytest.fixture(params=["auto", "polling"])
+def limits_by(request: pytest.FixtureRequest, toka: Toka) -> str:
+    """The best that this machine has, which may be cgroups, and what is always there."""
+    toka.env["TOKA_PROCESS_LIMITS_BY"] = request.param
+    return str(request.param)
+
+
 @pytest.fixture
 def ordinary() -> Iterator[tuple[Toka, dict[str, Any]]]:
     """The command line as a user without powers, in a folder of its own: pytest's folders are closed to other users."""
@@ -102,7 +109,7 @@ def give_away(root: Path) -> None:
 
 # --- memory --------------------------------------------------------------------------------------------------------------------------------
 
-HOG = """(python3 -I -S -c 'import time; x = b"x" * (300 << 20); time.sleep(1000)' & wait) & wait"""
+HOG = """(python3 -I -S -c 'import time; x = b"x" * (300 << 20); time.sleep(1000)' & wait $!) & wait $!"""
 
 
 def memory_breach(toka: Toka, **options: Any) -> None:
@@ -122,14 +129,16 @@ def memory_breach(toka: Toka, **options: Any) -> None:
         gate.give()
     agents = agents_of(running.wait().expect(1))
     assert agents["hog"]["peak_memory_bytes"] >= 200 * 10**6
-    assert agents["hog"]["tasks"][0]["state"] == "stopped"
+    # A cgroup ends the process, which its command notices; polling stops the tree as a whole.
+    assert agents["hog"]["tasks"][0]["state"] in {"failed", "stopped"}
     assert {agents[name]["state"] for name in neighbours} == {"succeeded"}, agents
     toka.nothing_left()
-    logged = subprocess.run([*toka.argv, "agent", "logs", "hog"], env=toka.environment(), cwd=toka.work, capture_output=True, text=True, timeout=LIMIT_S, **options)
+    words = [*toka.argv, "agent", "logs", "hog"]
+    logged = subprocess.run(words, env=toka.environment(), cwd=toka.work, capture_output=True, text=True, timeout=LIMIT_S, **options)
     assert "last words" in logged.stdout, logged.stderr
 
 
-def test_a_grandchild_that_takes_too_much_memory_is_ended_and_its_neighbours_finish(toka: Toka) -> None:
+def test_a_grandchild_that_takes_too_much_memory_is_ended_and_its_neighbours_finish(toka: Toka, limits_by: str) -> None:
     memory_breach(toka)
 
 
@@ -137,7 +146,7 @@ def test_the_same_as_an_ordinary_user(ordinary: tuple[Toka, dict[str, Any]]) -> 
     memory_breach(ordinary[0], **ordinary[1])
 
 
-def test_many_small_processes_are_added_up(toka: Toka) -> None:
+def test_many_small_processes_are_added_up(toka: Toka, limits_by: str) -> None:
     """None of them is above the limit, all of them together are; the peak that is kept is that of the tree."""
     small = f"""{PYTHON} 'import time; x = b"x" * (50 << 20); time.sleep(1000)' & """
     spec = limited(toka, "many", small * 6 + "wait", {"max_memory": "200MB"})
@@ -146,7 +155,7 @@ def test_many_small_processes_are_added_up(toka: Toka) -> None:
     assert agent["peak_memory_bytes"] >= 200 * 10**6
 
 
-def test_pages_that_processes_share_are_counted_once(toka: Toka) -> None:
+def test_pages_that_processes_share_are_counted_once(toka: Toka, limits_by: str) -> None:
     """Six processes with the same 100 MB: 600 MB by the sum of their resident sizes, about 110 MB in truth."""
     ready, gate = toka.meeting("ready"), toka.meeting("gate")
     source = """
@@ -186,7 +195,7 @@ for pid in children:
 BUSY = "while :; do :; done"
 
 
-def test_a_tree_gets_its_share_of_cpu_and_not_more(toka: Toka) -> None:
+def test_a_tree_gets_its_share_of_cpu_and_not_more(toka: Toka, limits_by: str) -> None:
     """The bound is one of correctness: over five seconds no tree may have had more than its share and a tenth, however many processes it is."""
     ready = toka.meeting("ready")
     limited(toka, "one", f"echo one > ready; {BUSY}", {"max_cpu": "50%"})
@@ -224,7 +233,7 @@ def test_a_tree_that_is_held_back_reaches_its_time_limit(toka: Toka) -> None:
 # --- everything at once ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_bad_agents_end_each_with_its_reason_and_the_neighbour_succeeds(toka: Toka) -> None:
+def test_bad_agents_end_each_with_its_reason_and_the_neighbour_succeeds(toka: Toka, limits_by: str) -> None:
     toka.env["TOKA_MONITORING_HEARTBEAT_TIMEOUT"] = "2s"
     gate = toka.meeting("gate")
     limited(toka, "bomb", "f() { if [ $1 -gt 0 ]; then f $(($1 - 1)) & f $(($1 - 1)) & fi; sleep 20; }; f 7", {"max_processes": 40})
@@ -250,7 +259,7 @@ def test_bad_agents_end_each_with_its_reason_and_the_neighbour_succeeds(toka: To
     assert {name: reason for name, reason in reasons.items() if not reason.startswith((wanted[name], wanted[name].removeprefix("task_failed: t: ")))} == {}
     assert peak_resident(running.pid) < 300 * MIB
     # All of theirs is gone while the run goes on: its own processes, the healthy shim, cell and command are what is left.
-    tree = [pid for pid in descendants(running.pid)]
+    tree = descendants(running.pid)
     assert len(tree) <= 5, tree
     gate.give()
     agents = agents_of(running.wait().expect(1))
@@ -271,8 +280,7 @@ def test_a_healthy_cell_outlives_a_short_heartbeat(toka: Toka) -> None:
     running.wait().expect(0)
 
 
-def test_a_kill_of_the_cell_leaves_its_reason_and_is_seen_by_signal(toka: Toka) -> None:
-    """Exit status 0 without a word is no success."""
+def test_a_cell_that_ends_without_a_word_is_no_success(toka: Toka) -> None:
     source = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
     spec = toka.spec("gone", [{"id": "t", "description": "T", "code": {"python": source}}], restart={"policy": "never"})
     agent = toka.run(spec, code=1)["agents"][0]

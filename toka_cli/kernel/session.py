@@ -75,6 +75,9 @@ class Session:
 
     def serve(self, method: str, params: m.Message, answer: Answer) -> None:
         """Answer one call. Raises ProtocolError for what a cell that works as ours would never send."""
+        if self._finished and method == "agent.beat":
+            # It beats until its finish is acknowledged.
+            return
         if self._finished or (not self._greeted and method != "agent.hello"):
             raise ProtocolError(f"{method} {'after agent.finish' if self._finished else 'before agent.hello'}")
         if method != "agent.beat":

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from toka_cli.protocol.messages import Limits
 from toka_cli.sandbox.tree import descendants, signal_below
 from toka_cli.supervisor.cgroup import Leaf
-from toka_cli.supervisor.resources import Sample, proportional_bytes, sample_process
+from toka_cli.supervisor.resources import Sample, sample_process, taken_bytes
 from toka_cli.units import format_bytes
 
 # How soon a tree is looked at again: soon while it is busy or near its limit, late while it is quiet.
@@ -156,7 +156,10 @@ class Governor:
         resident = sum(sample.resident_bytes for sample in samples)
         if resident > limit:
             # The sum counts pages that processes share once for each; only the proportional sum says what the tree takes.
-            shares = [(proportional_bytes(sample.pid) or sample.resident_bytes, sample.name) for sample in samples]
+            shares = [(taken_bytes(sample), sample.name) for sample in samples]
+            if sum(size for size, _ in shares) > limit:
+                # While processes end, the shares of the others grow, and a sum over several moments can be more than there ever was: only twice is proof.
+                shares = [(taken_bytes(sample), sample.name) for sample in samples]
             total = sum(size for size, _ in shares)
             if total > limit:
                 largest, name = max(shares)

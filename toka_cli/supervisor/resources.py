@@ -40,7 +40,7 @@ def tree_usage(root: int) -> TreeUsage:
     samples = [sample for pid in descendants(root) if (sample := sample_process(pid)) is not None]
     if not samples:
         return TreeUsage(None, None, 0)
-    memory = sum(proportional_bytes(sample.pid) or sample.resident_bytes for sample in samples)
+    memory = sum(taken_bytes(sample) for sample in samples)
     return TreeUsage(memory, round(sum(sample.cpu_s for sample in samples), 2), len(samples))
 
 
@@ -61,12 +61,24 @@ def sample_process(pid: int) -> Sample | None:
 
 
 def proportional_bytes(pid: int) -> int | None:
-    """The proportional set size of a process, in bytes; None if the system does not say."""
-    with suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
+    """The proportional set size of a process, in bytes; 0 if it has just ended, None if the system does not say."""
+    with suppress(OSError, ValueError):
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
+                for line in file:
+                    if line.startswith(b"Pss:"):
+                        return int(line.split()[1]) * 1024
+        except (FileNotFoundError, ProcessLookupError):
+            # Its memory is gone, or going: what it held a moment ago says nothing.
+            return None if os.path.exists("/proc/self/smaps") and not os.path.exists("/proc/self/smaps_rollup") else 0  # noqa: PTH110
+        return 0
     return None
+
+
+def taken_bytes(sample: Sample) -> int:
+    """What a process takes: its proportional share, or all that is resident where that is not known."""
+    share = proportional_bytes(sample.pid)
+    return sample.resident_bytes if share is None else share
 
 
 def machine_memory_bytes() -> int:
