@@ -6,6 +6,7 @@ Commands import what they need when they run, so that `--help` and `agent list` 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -64,6 +65,8 @@ def main_options(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. Never raises, never shows a traceback."""
     _open_missing_streams()
+    # Said explicitly: a shell that starts `toka ... &` in a script leaves SIGINT ignored, and Python would leave it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return _run(arguments)
     finally:
