@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,21 +13,13 @@ import msgspec
 
 from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.monitoring import agent_of
+from toka_cli.kernel.outputs import LogLine
 from toka_cli.lifecycle import AGENT_FINAL
 from toka_cli.state import query
 from toka_cli.view.json import encode_json
 from toka_cli.view.text import clean
 
 READ_BYTES: Final = 1 << 20
-
-
-class LogLine(msgspec.Struct, frozen=True):
-    """A line of an agent's log: when, which task, which stream (stdout, stderr, toka), and the text."""
-
-    at: datetime
-    task: str
-    stream: str
-    text: str
 
 
 def print_logs(

@@ -21,7 +21,7 @@ MAX_LINE_CHARS: Final = 8 * 1024
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """A line of an agent's log."""
+    """A line of an agent's log: when, which task, which stream (stdout, stderr, toka), and the text."""
 
     at: datetime
     task: str

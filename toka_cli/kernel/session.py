@@ -62,16 +62,10 @@ class Session:
     _tool_calls: int = 0
     _greeted: bool = False
     _finished: bool = False
-    _active_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._active_at = self.log.clock()
         known = {task.id for task in self.brief.tasks}
         self._tasks = {task.id: task for task in self.planned.tasks if task.id in known}
-
-    def quiet_s(self) -> float:
-        """Seconds since the cell last did anything but beat."""
-        return self.log.clock() - self._active_at
 
     def serve(self, method: str, params: m.Message, answer: Answer) -> None:
         """Answer one call. Raises ProtocolError for what a cell that works as ours would never send."""
@@ -80,8 +74,6 @@ class Session:
             return
         if self._finished or (not self._greeted and method != "agent.hello"):
             raise ProtocolError(f"{method} {'after agent.finish' if self._finished else 'before agent.hello'}")
-        if method != "agent.beat":
-            self._active_at = self.log.clock()
         try:
             result = _HANDLERS[method](self, params)
         except Bug as error:

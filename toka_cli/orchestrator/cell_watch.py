@@ -37,11 +37,10 @@ class StopRequest:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, in seconds: for a cell's first word, for its next heartbeat, and for anything to happen in it (None: for ever)."""
+    """How long to wait, in seconds: for a cell's first word, and for its next heartbeat."""
 
     spawn_s: float
     heartbeat_s: float
-    progress_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -135,9 +134,6 @@ class CellWatch:
             self._silence_s += waited_s
         if self._silence_s >= self.patience.heartbeat_s:
             return f"unresponsive: no heartbeat for {format_duration(self.patience.heartbeat_s)}"
-        patience = self.patience.progress_s
-        if patience is not None and session.quiet_s() >= patience:
-            return f"no_progress: nothing happened for {format_duration(patience)}"
         return None
 
     async def _ladder(self) -> None:

@@ -89,3 +89,15 @@ def _children_by_parent(pid: int) -> list[int]:
                 if int(file.read().rpartition(")")[2].split()[1]) == pid:
                     found.append(int(name))
     return found
+
+
+def is_alive(pid: int) -> bool:
+    """True while a process runs: a zombie has given its children away, and only waits to be waited for. Pid 0 is nobody."""
+    if not pid:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The state stands behind the name, which is in parentheses and may hold anything (proc(5)).
+            return file.read().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
+    except (OSError, IndexError):
+        return False

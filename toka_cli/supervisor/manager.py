@@ -17,13 +17,14 @@ from typing import Final, Self
 from toka_cli.errors import Unavailable
 from toka_cli.protocol.messages import SpawnRequest
 from toka_cli.sandbox import prctl
-from toka_cli.sandbox.tree import children
+from toka_cli.sandbox.tree import children, is_alive
 from toka_cli.supervisor.cgroup import Leaf, make_leaf, remove_stale
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.process import CellProcess
 from toka_cli.supervisor.spawn import ForkServer, FreshInterpreters, Spawner
 
 KILL_TIMEOUT_S: Final = 10.0
+EMPTY_LOOKS: Final = 3
 
 
 class AgentProcessManager:
@@ -121,11 +122,14 @@ class AgentProcessManager:
         """
         assert self._spawner is not None
         deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
+        empty_looks = 0
         while True:
-            settled = not any(_alive(pid) for pid in dying)
+            settled = not any(is_alive(pid) for pid in dying)
             kept = self._spawner.own_children() | {cell.shim_pid for cell in self._cells}
             strays = [pid for pid in children(os.getpid()) if pid not in kept]
-            if settled and not strays:
+            # /proc can leave out a child while its siblings die (proc(5)): one look that finds nothing proves nothing.
+            empty_looks = empty_looks + 1 if settled and not strays else 0
+            if empty_looks == EMPTY_LOOKS:
                 return
             for pid in strays:
                 with suppress(ProcessLookupError, PermissionError):
@@ -136,13 +140,3 @@ class AgentProcessManager:
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(0.002)
-
-
-def _alive(pid: int) -> bool:
-    """True while a process has children of its own to lose: a zombie has given them away."""
-    if not pid:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except (OSError, IndexError):
-        return False

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from toka_cli.paths import RunFolder
+from toka_cli.sandbox.tree import is_alive
 
 SWEEP_TIMEOUT_S: Final = 10.0
 NAME: Final = b"TOKA_RUN_ID="
@@ -37,7 +38,7 @@ def sweep_processes(run_id: str, timeout_s: float = SWEEP_TIMEOUT_S) -> int:
     """SIGKILL what is left of a run until nothing is found any more; how many there were. Bounded in time."""
     ended: set[int] = set()
     give_up = time.monotonic() + timeout_s
-    while (found := [pid for pid in run_processes(run_id) if not _is_zombie(pid)]) and time.monotonic() < give_up:
+    while (found := [pid for pid in run_processes(run_id) if is_alive(pid)]) and time.monotonic() < give_up:
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -61,10 +62,3 @@ def sweep_files(folder: RunFolder) -> int:
         else:
             path.unlink(missing_ok=True)
     return len(stale)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return True
