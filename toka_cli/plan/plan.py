@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from toka_cli.protocol.messages import Check, Limits, TaskBrief
+from toka_cli.protocol.messages import Check, Limits, PromptContext, TaskBrief, Walls
 
 
 class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,12 +24,29 @@ class Promise(msgspec.Struct, frozen=True, omit_defaults=True):
     globs: tuple[str, ...]
 
 
+class Permission(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a spec, compiled three ways: the tools a model is offered, what the kernel lets through, what the operating system's walls allow.
+
+    `grant` is as the spec spells it, `power` its canonical name; `where` is `file:line:column`; `held_back` says who narrowed it away, if somebody did.
+    """
+
+    grant: str
+    power: str
+    where: str = ""
+    values: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    kernel: tuple[str, ...] = ()
+    walls: tuple[str, ...] = ()
+    held_back: str | None = None
+
+
 class PlannedAgent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One agent of the plan: order, tasks, grants, limits and what this machine can enforce of them.
 
     `depends_on` must succeed first; `after` gives order only. `rank` is the order in which ready agents start (lower first). `enforcement` says per limit
     and wall which mechanism will hold it: `cgroup`, `sampled`, `rlimit`, `owner`, `kernel`, `cell`, `landlock`, `namespace`, `seccomp` or `none`.
-    `limit_origins` says by field of `limits` where each value comes from; `notes` are for those who ask for more (-v).
+    `limit_origins` says by field of `limits` where each value comes from; `notes` are for those who ask for more (-v). `walls` is what the operating system
+    will hold (None: no walls); `hosts` are `host:port` that the kernel's proxy lets through; `prompt` is set when a task of it asks a model.
     """
 
     name: str
@@ -60,6 +77,10 @@ class PlannedAgent(msgspec.Struct, frozen=True, omit_defaults=True):
     spec_digest: str
     limit_origins: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    walls: Walls | None = None
+    hosts: tuple[str, ...] = ()
+    permissions: tuple[Permission, ...] = ()
+    prompt: PromptContext | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -35,6 +35,44 @@ class Limits(Message, frozen=True):
     max_cost_usd: float | None = None
 
 
+class Walls(Message, frozen=True):
+    """What the operating system lets a cell, and everything it starts, do. Compiled from grants; applied in the child before anything of the agent runs.
+
+    `level` has to hold: `full` (namespaces, Landlock, seccomp), `standard` (Landlock, seccomp) or `process` (no walls). Paths are absolute with links
+    resolved; one that does not exist is passed over. `read`: files below may be read and listed; `execute`: read and run; `write`: read, changed, made and
+    removed; `write_execute`: that, and run; `protect`: read-only although below a writable path (by mounts at `full`; at `standard` nothing can hold it,
+    and it is checked afterwards). `network`: `none`, `loopback` (a private one, at `full`), `proxy` (toka's own, and nothing else). `sockets`: paths of
+    unix sockets that may be reached.
+    """
+
+    level: str
+    read: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    write_execute: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    network: str = "none"
+    sockets: tuple[str, ...] = ()
+
+
+class PromptContext(Message, frozen=True):
+    """What an agent's prompts are built from besides the task: who it is, what it is for, and how its model is asked. Empty parts are left out."""
+
+    title: str = ""
+    description: str = ""
+    domain: str | None = None
+    skills: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
+    directives: str = ""
+    criteria: str = ""
+    tools: tuple[str, ...] = ()
+    model: str = ""
+    fallbacks: tuple[str, ...] = ()
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    context_window: int | None = None
+
+
 class Check(Message, frozen=True):
     """A command whose exit status decides: argv, or a string for `sh -c`."""
 
@@ -43,7 +81,7 @@ class Check(Message, frozen=True):
 
 
 class TaskBrief(Message, frozen=True):
-    """One task as the cell runs it. Which of `run`, `source` and `tool` is set follows from `kind`."""
+    """One task as the cell runs it. Which of `run`, `source` and `tool` is set follows from `kind`. `walls` are those of its commands, where it has its own."""
 
     id: str
     description: str
@@ -66,10 +104,14 @@ class TaskBrief(Message, frozen=True):
     requires: tuple[str, ...] = ()
     allow_failure: bool = False
     on_interrupted: str = "fail"
+    walls: Walls | None = None
 
 
 class AgentBrief(Message, frozen=True):
-    """All that a cell gets to know: who it is, where it works, what to do. Answer to `agent.hello`."""
+    """All that a cell gets to know: who it is, where it works, what to do. Answer to `agent.hello`.
+
+    `walls` are the second layer, around each command; None: commands run within the cell's own.
+    """
 
     agent_id: str
     name: str
@@ -80,12 +122,14 @@ class AgentBrief(Message, frozen=True):
     task_timeout_s: float | None = None
     python: str = "python3"
     heartbeat_s: float = 5.0
+    walls: Walls | None = None
+    prompt: PromptContext | None = None
 
 
 class SpawnRequest(Message, frozen=True):
     """Asks for a cell. Sent to the fork server with three descriptors beside it: the door, the lifeline and the cell's own log.
 
-    `environment` is complete: nothing is inherited.
+    `environment` is complete: nothing is inherited. `walls` None: no walls at all (said aloud, or none can be had).
     """
 
     run_id: str
@@ -95,6 +139,7 @@ class SpawnRequest(Message, frozen=True):
     limits: Limits = Limits()
     owner_pid: int = 0
     sandbox: bool = True
+    walls: Walls | None = None
 
 
 class Forked(Message, frozen=True):
