@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from toka_cli.sandbox import prctl
+
 
 def test_no_new_privileges_holds_and_is_inherited(beside):
     code = """
@@ -61,3 +63,23 @@ def test_dumps_are_forbidden(beside):
     print(json.dumps([prctl.forbid_dumps(), prctl._prctl(3, 0)]))
     """
     assert beside(code) == [True, 0]
+
+
+def test_dumps_are_allowed_again_and_with_them_ones_own_maps(beside):
+    code = """
+    import json, os
+    from toka_cli.sandbox import prctl
+    owner = lambda: os.stat("/proc/self/uid_map").st_uid
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    prctl.forbid_dumps()
+    before = owner()
+    print(json.dumps([before, prctl.allow_dumps(), prctl._prctl(3, 0), owner() == os.getuid()]))
+    """
+    assert beside(code) == [0, True, 1, True]
+
+
+def test_the_mode_of_filters_is_known(beside):
+    code = "import json; from toka_cli.sandbox import prctl; print(json.dumps(prctl.seccomp_mode()))"
+    assert beside(code) in {0, prctl.SECCOMP_MODE_FILTER}
