@@ -1,6 +1,7 @@
-"""Runs one command of a task: its own process group, bounded and streamed output, a deadline, and what the kernel knows of its cost afterwards.
+"""Runs one command of a task: its own process group, walls within those of the cell, bounded and streamed output, a deadline, and what the kernel knows of
+its cost afterwards.
 
-In: argv, environment, directory, bounds. Out: an Outcome and a reason. Never decides what the exit status means, and never starts a shell of its own accord.
+In: argv, environment, directory, bounds, walls. Out: an Outcome and a reason. Never decides what the exit status means, and never starts a shell unasked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Final
 
 from toka_cli.agent.strands import Cancelled, Scheduler
 from toka_cli.events import Outcome
+from toka_cli.protocol.messages import Walls
+from toka_cli.sandbox.inner import Inner
+from toka_cli.sandbox.namespaces import NotHeld
 
 READ_BYTES: Final = 1 << 16
 # What is shown inline; the whole output goes to the kernel as it comes and becomes an artifact.
@@ -70,19 +74,37 @@ class Finished:
 
 @dataclass(slots=True)
 class CommandRunner:
-    """Runs commands of one cell. `output_bytes` bounds what one command may write in all."""
+    """Runs commands of one cell. `output_bytes` bounds what one command may write in all.
+
+    `inner` makes the second walls, and `walls` are those of commands that have none of their own; without `inner` there are none.
+    """
 
     scheduler: Scheduler
     environment: Mapping[str, str]
     workdir: str
     output_bytes: int
+    inner: Inner | None = None
+    walls: Walls | None = None
 
     async def run(
-        self, argv: Sequence[str], *, timeout_s: float | None, timeout_reason: str, on_output: Callable[[str, bytes], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float | None,
+        timeout_reason: str,
+        on_output: Callable[[str, bytes], None] | None = None,
+        walls: Walls | None = None,
     ) -> Finished:
-        """Run to the end, the deadline or the bound on output, whichever is first. Cancelled ends the command's process group and goes on up."""
+        """Run to the end, the deadline or the bound on output, whichever is first. Cancelled ends the command's process group and goes on up.
+
+        A command whose walls cannot be put up is not started.
+        """
         clock = self.scheduler.clock
         started = clock()
+        try:
+            confine = None if self.inner is None else self.inner.around(walls or self.walls, timeout_s)
+        except (NotHeld, OSError) as error:
+            return _not_started(argv, ValueError(f"its walls cannot be put up: {error}"))
         try:
             process = subprocess.Popen(
                 list(argv),
@@ -92,7 +114,11 @@ class CommandRunner:
                 env=dict(self.environment),
                 cwd=self.workdir,
                 process_group=0,
+                # Safe in a cell: it has one thread.
+                preexec_fn=confine,  # noqa: PLW1509
             )
+        except subprocess.SubprocessError:
+            return _not_started(argv, ValueError("its walls could not be put up"))
         except (OSError, ValueError) as error:
             return _not_started(argv, error)
         run = _Run(self.scheduler, process, clock() + timeout_s if timeout_s is not None else None, self.output_bytes, on_output)

@@ -1,7 +1,7 @@
 """The fork server: exec'ed once with a clean environment, imports everything a cell needs once, then forks one shim with its cell per request.
 
-In: SpawnRequest frames with three descriptors each on one socket. Out: a Forked frame for each. One thread; holds no key, no state and no terminal; ends when
-the owner's end of the socket closes.
+In: SpawnRequest frames with three or four descriptors each on one socket. Out: a Forked frame for each. One thread; holds no key, no state and no terminal;
+ends when the owner's end of the socket closes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from toka_cli.agent.rehearsal import rehearse
 from toka_cli.protocol import frames
 from toka_cli.protocol.messages import Forked, SpawnRequest
 
-DESCRIPTORS: Final = 3
+# Door, lifeline, log; and the handover for a cell with a proxy in its own network.
+DESCRIPTORS: Final = (3, 4)
 
 
 def serve(control: socket.socket) -> None:
@@ -51,8 +52,7 @@ def _fork(control: socket.socket, request: SpawnRequest, descriptors: list[int])
     else:
         if pid == 0:
             control.close()
-            door, lifeline, log = descriptors
-            birth.be_shim(request, door, lifeline, log)
+            birth.be_shim(request, *descriptors)
         answer = Forked(pid=pid)
     for descriptor in descriptors:
         os.close(descriptor)
@@ -65,14 +65,14 @@ def receive(control: socket.socket) -> tuple[SpawnRequest, list[int]] | None:
     fds = array.array("i")
     bodies: list[bytes] = []
     while not bodies:
-        data, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(DESCRIPTORS * fds.itemsize))
+        data, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(max(DESCRIPTORS) * fds.itemsize))
         if not data:
             return None
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - (len(payload) % fds.itemsize)])
         bodies += reader.feed(data)
-    if len(fds) != DESCRIPTORS:
+    if len(fds) not in DESCRIPTORS:
         return None
     return msgspec.json.decode(bodies[0], type=SpawnRequest), list(fds)
 

@@ -14,6 +14,7 @@ import msgspec
 from toka_cli.agent.main import Cell
 from toka_cli.agent.strands import Scheduler
 from toka_cli.protocol import frames, messages
+from toka_cli.sandbox import enter
 
 _TASK: Final = messages.TaskBrief(id="t1", description="nothing", kind="command", run=":", timeout_s=10.0)
 _ANSWERS: Final[dict[str, messages.Message]] = {
@@ -26,6 +27,7 @@ _ANSWERS: Final[dict[str, messages.Message]] = {
 
 def rehearse() -> None:
     """Be a cell for a moment. Waits for its command, so children must not be ignored yet."""
+    enter.prepare()
     ours, theirs = socket.socketpair()
     scheduler = Scheduler()
     reader = frames.FrameReader()

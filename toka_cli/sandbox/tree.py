@@ -7,10 +7,27 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 # Between two looks at what is left: what was killed needs a moment to be gone.
 RELIST_S: Final = 0.0005
+
+
+class Written(NamedTuple):
+    """Bytes that a process and the children it has waited for asked to write (also into pipes), and those of files that reached, or will reach, a device."""
+
+    asked: int
+    dirtied: int
+
+
+def written_by(pid: int | str) -> Written | None:
+    """What a process has written so far, by the kernel's account (proc(5), /proc/PID/io); None if the kernel does not say, or not to us."""
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            counts = dict(line.split(b":", 1) for line in file.read().splitlines())
+        return Written(int(counts[b"wchar"]), max(0, int(counts[b"write_bytes"]) - int(counts[b"cancelled_write_bytes"])))
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def kill_all(reaped: Callable[[int, int], None] = lambda _pid, _status: None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +14,7 @@ import msgspec
 from toka_cli.errors import ProtocolError
 from toka_cli.protocol import frames
 from toka_cli.protocol.messages import Exit, ShimOrder, ShimReport
+from toka_cli.sandbox.tree import Written
 from toka_cli.supervisor.cgroup import Leaf
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.resources import tree_usage
@@ -21,22 +24,49 @@ _CONTROLLERS: Final = {"memory": "memory", "cpu": "cpu", "processes": "pids"}
 
 
 class CellProcess(asyncio.Protocol):
-    """One cell. `forked` is set once its pid is known, `ended` once nothing of its tree is left (or its shim is lost)."""
+    """One cell. `forked` is set once its pid is known, `ended` once nothing of its tree is left (or its shim is lost).
 
-    def __init__(self, door: socket.socket, governor: Governor) -> None:
+    `pid` is that of the cell, or of process 1 of its namespaces, as numbered here; `own_processes` of its tree are toka's. `proxy_listener` listens in the
+    cell's own network, for the kernel's proxy; whoever takes it closes it.
+    """
+
+    def __init__(self, door: socket.socket, governor: Governor, own_processes: int = 1) -> None:
         loop = asyncio.get_running_loop()
         self.door = door
         self._governor = governor
+        self.own_processes = own_processes
+        self.proxy_listener: socket.socket | None = None
         self.leaf: Leaf | None = None
         self.shim_pid = 0
         self.pid = 0
         self.forked: asyncio.Future[int] = loop.create_future()
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self.breached: asyncio.Future[str] = loop.create_future()
+        # What holds limits that neither a group nor the governor does, by limit, and the last look at them.
+        self.also_held: dict[str, str] = {}
+        self.last_look: Callable[[], Awaitable[None]] | None = None
+        self.written: Written | None = None
+        self.exited = False
         self._status: int | None = None
         self._seen_bytes = 0
         self._reader = frames.FrameReader()
         self._transport: asyncio.Transport | None = None
+
+    async def receive_listener(self, handover: socket.socket) -> None:
+        """Wait for the listener from inside the cell's network, or until nobody is left who could send one."""
+        loop = asyncio.get_running_loop()
+        # Every end of the cell closes the other side, which is readable too.
+        readable = asyncio.Event()
+        loop.add_reader(handover, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(handover)
+        with suppress(BlockingIOError):
+            _, descriptors, _, _ = socket.recv_fds(handover, 1, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            if descriptors:
+                self.proxy_listener = socket.socket(fileno=descriptors[0])
+                self.proxy_listener.setblocking(False)
 
     def order(self, order: str) -> None:
         """Tell the shim `term` or `kill`; nothing happens if it is gone."""
@@ -50,9 +80,9 @@ class CellProcess(asyncio.Protocol):
             self.breached.set_result(reason)
 
     def limits_held(self) -> dict[str, str]:
-        """By which mechanism limits of this tree are held now: `cgroup` or `sampled`."""
+        """By which mechanism limits of this tree are held now: `cgroup`, `sampled`, or `sampled` in part with what is left out."""
         held = self.leaf.held if self.leaf is not None else set()
-        return {name: "cgroup" if controller in held else "sampled" for name, controller in _CONTROLLERS.items()}
+        return {name: "cgroup" if controller in held else "sampled" for name, controller in _CONTROLLERS.items()} | self.also_held
 
     def release(self) -> None:
         """Let a tree that is held back or frozen run, so that it can obey."""
@@ -68,8 +98,13 @@ class CellProcess(asyncio.Protocol):
 
     def usage(self) -> tuple[int | None, float | None]:
         """Bytes and CPU seconds of the tree now; None where it cannot be known."""
-        found = tree_usage(self.shim_pid)
+        found = tree_usage(self.shim_pid, self.own_processes)
         return found.memory_bytes, found.cpu_time_s
+
+    async def settle(self) -> None:
+        """Once it has ended: a last look at what is only looked at now and then. `breached` is set if that was too much."""
+        if self.last_look is not None:
+            await self.last_look()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -96,9 +131,11 @@ class CellProcess(asyncio.Protocol):
             if not self.forked.done():
                 self.forked.set_result(report.pid)
         elif report.what == "exited":
-            self._status = report.status
+            self._status, self.exited = report.status, True
         elif report.what == "empty":
             # The shim knows the largest single process; a tree of many small ones takes more.
+            if report.asked_bytes is not None and report.dirtied_bytes is not None:
+                self.written = Written(report.asked_bytes, report.dirtied_bytes)
             peak = max(report.peak_memory_bytes or 0, self._seen_bytes) or None
             self._end(Exit(**self._decoded_status(), cpu_time_s=report.cpu_time_s, peak_memory_bytes=peak))
 

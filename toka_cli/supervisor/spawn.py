@@ -30,8 +30,8 @@ _KEPT_NAMES: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 class Spawner(Protocol):
     """Makes shims."""
 
-    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, int, int]) -> int:
-        """Hand over door, lifeline and log; the pid of the new shim. Raises Unavailable."""
+    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, ...]) -> int:
+        """Hand over door, lifeline and log (and the handover of a proxy's listener); the pid of the new shim. Raises Unavailable."""
         ...
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ def _exec(mode: str, control: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-async def _ask(control: socket.socket, request: SpawnRequest, descriptors: tuple[int, int, int]) -> Forked:
+async def _ask(control: socket.socket, request: SpawnRequest, descriptors: tuple[int, ...]) -> Forked:
     """Send a request and wait for the answer. Raises Unavailable when the other side is gone or silent."""
     loop = asyncio.get_running_loop()
     data = frames.pack_bytes(msgspec.json.encode(request))
@@ -91,7 +91,7 @@ class ForkServer:
         with theirs:
             return ours, _exec("fork", theirs)
 
-    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, int, int]) -> int:
+    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, ...]) -> int:
         """See Spawner."""
         async with self._lock:
             if self._process.poll() is not None:
@@ -124,7 +124,7 @@ class FreshInterpreters:
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, int, int]) -> int:
+    async def spawn(self, request: SpawnRequest, descriptors: tuple[int, ...]) -> int:
         """See Spawner."""
         ours, theirs = socket.socketpair()
         with ours:
