@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict
 
 from toka_cli import units
 from toka_cli.errors import InvalidSpecs, Problem
+from toka_cli.parsers import duration_or_zero, file_text, flag, grants, names, one_of, place_in, prices, text_line, url, whole
 
 BUILT_IN: Final = "built in"
 FLAG: Final = "flag"
-MAX_FILE_BYTES: Final = 256 * 1024
+STRICTNESS: Final = ("record", "pause", "stop")
+"""What may follow a threat, the mildest first: a line in the record, a pause of the agent, its end."""
 
 
 class _Group(BaseModel):
@@ -38,6 +40,7 @@ class ProcessSettings(_Group):
     enable_isolation: bool = True
     start_method: Literal["auto", "forkserver", "fresh"] = "auto"
     limits_by: Literal["auto", "polling"] = "auto"
+    walls: Literal["auto", "full", "standard"] = "auto"
 
 
 class ResourceSettings(_Group):
@@ -57,10 +60,11 @@ class McpSettings(_Group):
 
 
 class MonitoringSettings(_Group):
-    """How agents are watched."""
+    """How agents are watched. `progress_timeout_s` None: an agent may be busy with one thing for as long as its other limits allow."""
 
     health_check_interval_s: float = 10.0
     heartbeat_timeout_s: float = 30.0
+    progress_timeout_s: float | None = None
 
 
 class RecoverySettings(_Group):
@@ -72,18 +76,37 @@ class RecoverySettings(_Group):
 
 
 class LlmSettings(_Group):
-    """Which model is asked, and how often: `rate_limit` is requests a minute."""
+    """Which model is asked, and how often: `rate_limit` is requests a minute, `tokens_per_minute` as it says (None: not limited).
+
+    `cache` keeps replies and uses them for requests that are the same word for word. `prices` are (input, output, cached input) in USD per token by model.
+    """
 
     provider: str | None = None
     model: str | None = None
     rate_limit: int = 60
+    tokens_per_minute: int | None = None
     timeout_s: float = 30.0
     debug: bool = False
     base_url: str | None = None
+    cache: bool = False
+    prices: dict[str, tuple[float, float, float | None]] = {}
+
+
+class PolicySettings(_Group):
+    """What agents may be granted at most: a preset, powers more (`allow`, each with what it is narrowed to) and powers less (`deny`).
+
+    `on_threat` is what follows a sign that an agent does what nobody asked it to. `source` says in words who set this.
+    """
+
+    preset: Literal["sandboxed", "restricted", "privileged"] = "privileged"
+    allow: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    deny: tuple[str, ...] = ()
+    on_threat: Literal["pause", "stop", "record"] = "pause"
+    source: str = BUILT_IN
 
 
 class Settings(_Group):
-    """Everything that can be set, by group."""
+    """Everything that can be set, by group. `project_policy` is what a project's file narrows the user's policy to, if it does."""
 
     process: ProcessSettings = ProcessSettings()
     resources: ResourceSettings = ResourceSettings()
@@ -91,6 +114,8 @@ class Settings(_Group):
     monitoring: MonitoringSettings = MonitoringSettings()
     recovery: RecoverySettings = RecoverySettings()
     llm: LlmSettings = LlmSettings()
+    policy: PolicySettings = PolicySettings()
+    project_policy: PolicySettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +126,7 @@ class _Key:
     key: str
     field: str
     parse: Callable[[object], Any]
-    project: Literal["free", "not above the user's", "never", "only on"] = "free"
+    project: Literal["free", "not above the user's", "never", "only on", "narrows"] = "free"
     alias: str | None = None
 
     @property
@@ -115,81 +140,43 @@ class _Key:
         return f"TOKA_{self.group}_{self.key}".upper()
 
 
-def _whole(minimum: int, maximum: int) -> Callable[[object], int]:
-    def parse(raw: object) -> int:
-        text = raw.strip() if isinstance(raw, str) else str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else ""
-        if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= maximum):
-            raise ValueError(f"must be a whole number from {minimum} to {maximum}, not {raw!r}"[:200])
-        return int(text)
-
-    return parse
-
-
-def _flag(raw: object) -> bool:
-    word = raw if isinstance(raw, bool) else str(raw).strip().lower()
-    if word in {True, "true", "1", "yes", "on"}:
-        return True
-    if word in {False, "false", "0", "no", "off"}:
-        return False
-    raise ValueError(f"must be true or false, not {raw!r}"[:200])
-
-
-def _text(raw: object) -> str:
-    if not isinstance(raw, str) or not raw.strip() or len(raw) > 500 or not raw.isprintable():
-        raise ValueError("must be a line of text")
-    return raw.strip()
-
-
-def _url(raw: object) -> str:
-    text = _text(raw)
-    if not re.match(r"https?://[^\s/]", text):
-        raise ValueError("must begin with http:// or https://")
-    return text
-
-
-def _start_method(raw: object) -> str:
-    if raw not in ("auto", "forkserver", "fresh"):
-        raise ValueError(f"must be auto, forkserver or fresh, not {raw!r}"[:200])
-    return str(raw)
-
-
-def _limits_by(raw: object) -> str:
-    if raw not in ("auto", "polling"):
-        raise ValueError(f"must be auto or polling, not {raw!r}"[:200])
-    return str(raw)
-
-
-def _zero_duration(raw: object) -> float:
-    return units.parse_duration(raw, zero=True)
-
-
 _KEYS: Final[tuple[_Key, ...]] = (
-    _Key("process", "max_concurrent_processes", "max_concurrent_processes", _whole(1, 10_000), "not above the user's"),
+    _Key("process", "max_concurrent_processes", "max_concurrent_processes", whole(1, 10_000), "not above the user's"),
     _Key("process", "spawn_timeout", "spawn_timeout_s", units.parse_duration),
-    _Key("process", "shutdown_grace_period", "shutdown_grace_period_s", _zero_duration),
-    _Key("process", "enable_isolation", "enable_isolation", _flag, "only on"),
-    _Key("process", "start_method", "start_method", _start_method),
-    _Key("process", "limits_by", "limits_by", _limits_by),
+    _Key("process", "shutdown_grace_period", "shutdown_grace_period_s", duration_or_zero),
+    _Key("process", "enable_isolation", "enable_isolation", flag, "only on"),
+    _Key("process", "start_method", "start_method", one_of("auto", "forkserver", "fresh")),
+    _Key("process", "limits_by", "limits_by", one_of("auto", "polling")),
+    _Key("process", "walls", "walls", one_of("auto", "full", "standard"), "never"),
     _Key("resources", "max_memory", "max_memory_bytes", units.parse_bytes, "not above the user's"),
     _Key("resources", "cpu_limit", "cpu_share", units.parse_share, "not above the user's"),
     _Key("resources", "max_task_duration", "max_task_duration_s", units.parse_duration, "not above the user's"),
-    _Key("resources", "max_tool_calls_per_task", "max_tool_calls_per_task", _whole(0, 10**9), "not above the user's"),
-    _Key("mcp", "protocol_version", "protocol_version", _text),
+    _Key("resources", "max_tool_calls_per_task", "max_tool_calls_per_task", whole(0, 10**9), "not above the user's"),
+    _Key("mcp", "protocol_version", "protocol_version", text_line),
     _Key("mcp", "request_timeout", "request_timeout_s", units.parse_duration),
     _Key("monitoring", "health_check_interval", "health_check_interval_s", units.parse_duration),
     _Key("monitoring", "heartbeat_timeout", "heartbeat_timeout_s", units.parse_duration),
-    _Key("recovery", "enable_auto_restart", "enable_auto_restart", _flag),
-    _Key("recovery", "max_restart_attempts", "max_restart_attempts", _whole(0, 100)),
-    _Key("recovery", "enable_graceful_degradation", "enable_graceful_degradation", _flag),
-    _Key("llm", "provider", "provider", _text, alias="LLM_PROVIDER"),
-    _Key("llm", "model", "model", _text, alias="LLM_MODEL"),
-    _Key("llm", "rate_limit", "rate_limit", _whole(1, 1_000_000), "not above the user's", alias="LLM_RATE_LIMIT"),
+    _Key("monitoring", "progress_timeout", "progress_timeout_s", units.parse_duration),
+    _Key("recovery", "enable_auto_restart", "enable_auto_restart", flag),
+    _Key("recovery", "max_restart_attempts", "max_restart_attempts", whole(0, 100)),
+    _Key("recovery", "enable_graceful_degradation", "enable_graceful_degradation", flag),
+    _Key("llm", "provider", "provider", text_line, alias="LLM_PROVIDER"),
+    _Key("llm", "model", "model", text_line, alias="LLM_MODEL"),
+    _Key("llm", "rate_limit", "rate_limit", whole(1, 1_000_000), "not above the user's", alias="LLM_RATE_LIMIT"),
+    _Key("llm", "tokens_per_minute", "tokens_per_minute", whole(1, 10**9), "not above the user's"),
     _Key("llm", "timeout", "timeout_s", units.parse_duration, alias="LLM_TIMEOUT"),
-    _Key("llm", "debug", "debug", _flag, alias="LLM_DEBUG"),
-    _Key("llm", "base_url", "base_url", _url, "never", alias="LLM_BASE_URL"),
+    _Key("llm", "debug", "debug", flag, alias="LLM_DEBUG"),
+    _Key("llm", "base_url", "base_url", url, "never", alias="LLM_BASE_URL"),
+    _Key("llm", "cache", "cache", flag),
+    _Key("llm", "prices", "prices", prices, "never"),
+    _Key("policy", "preset", "preset", one_of("sandboxed", "restricted", "privileged"), "narrows"),
+    _Key("policy", "allow", "allow", grants, "narrows"),
+    _Key("policy", "deny", "deny", names, "narrows"),
+    _Key("policy", "on_threat", "on_threat", one_of(*STRICTNESS), "narrows"),
 )
 _BY_NAME: Final = {key.name: key for key in _KEYS}
 _GROUPS: Final = tuple(dict.fromkeys(key.group for key in _KEYS))
+_POLICY: Final = ("policy.preset", "policy.allow", "policy.deny")
 _SECRET: Final = re.compile(r"(?:^|_)(?:api_?keys?|keys?|secrets?|tokens?|passwords?|credentials?)$", re.IGNORECASE | re.ASCII)
 _PROVIDER_VARIABLES: Final = (
     "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "AZURE_API_KEY", "GEMINI_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY",
@@ -212,6 +199,7 @@ def load_settings(
         # A repository's file may ask for less than its user allows, not for more.
         if _BY_NAME[name].project == "not above the user's" and name in user and value > user[name][0]:
             del project[name]
+    narrowing = {name: project.pop(name) for name in list(project) if _BY_NAME[name].project == "narrows"}
     layers = (
         _environment(env, problems, lambda key: key.alias),
         _environment(env, problems, lambda key: key.variable),
@@ -222,16 +210,33 @@ def load_settings(
     chosen: dict[str, tuple[Any, str]] = {**user, **project}
     for layer in layers:
         chosen.update(layer)
-    fields: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+    threat = _stricter(chosen.get("policy.on_threat"), narrowing.pop("policy.on_threat", None))
+    if threat is not None:
+        chosen["policy.on_threat"] = threat
+    fields: dict[str, Any] = {group: {} for group in _GROUPS}
     for name, (value, _) in chosen.items():
         fields[_BY_NAME[name].group][_BY_NAME[name].field] = value
+    fields["policy"]["source"] = " and ".join(dict.fromkeys(chosen[name][1] for name in _POLICY if name in chosen)) or BUILT_IN
+    if narrowing:
+        fields["project_policy"] = {_BY_NAME[name].field: value for name, (value, _) in narrowing.items()} | {"source": str(project_file)}
     origins = {key.name: chosen[key.name][1] if key.name in chosen else BUILT_IN for key in _KEYS}
     return Settings.model_validate(fields), origins
 
 
+def _stricter(one: tuple[Any, str] | None, other: tuple[Any, str] | None) -> tuple[Any, str] | None:
+    """Return the project's answer to a threat where it is the stricter one, else the user's."""
+    default = (PolicySettings().on_threat, BUILT_IN)
+    return other if other is not None and STRICTNESS.index(other[0]) > STRICTNESS.index((one or default)[0]) else one
+
+
 def describe(settings: Settings, origins: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return (name, value for people, origin) of every setting, in the order of the documentation. A password in an address is not shown."""
-    return [(key.name, _shown(key, getattr(getattr(settings, key.group), key.field)), origins.get(key.name, BUILT_IN)) for key in _KEYS]
+    rows = [(key.name, _shown(key, getattr(getattr(settings, key.group), key.field)), origins.get(key.name, BUILT_IN)) for key in _KEYS]
+    narrowing = settings.project_policy
+    if narrowing is not None:
+        said = [key for key in _KEYS if key.name in _POLICY and key.field in narrowing.model_fields_set]
+        rows += [(f"{key.name} (narrows)", _shown(key, getattr(narrowing, key.field)), narrowing.source) for key in said]
+    return rows
 
 
 def key_status(env: Mapping[str, str]) -> dict[str, str]:
@@ -242,6 +247,9 @@ def key_status(env: Mapping[str, str]) -> dict[str, str]:
 def _shown(key: _Key, value: object) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, tuple):
+        shown = (each if isinstance(each, str) else each[0] + (f"={','.join(each[1])}" if each[1] else "") for each in value)
+        return ", ".join(shown) or "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
     if key.field.endswith("_s") and isinstance(value, float):
@@ -284,7 +292,7 @@ def _environment(env: Mapping[str, str], problems: list[Problem], named: Callabl
 
 def _file_layer(path: Path | None, problems: list[Problem], *, project: bool) -> dict[str, tuple[Any, str]]:
     """Return what a toka.toml sets. A file that is not there sets nothing."""
-    text = _file_text(path, problems)
+    text = file_text(path, problems)
     if path is None or text is None:
         return {}
     try:
@@ -299,12 +307,12 @@ def _file_layer(path: Path | None, problems: list[Problem], *, project: bool) ->
     for group, content in document.items():
         if group not in _GROUPS or not isinstance(content, dict):
             hint = _nearest(group, _GROUPS) or f"groups: {', '.join(f'[{name}]' for name in _GROUPS)}"
-            line, column = _place(text, group, None)
+            line, column = place_in(text, group, None)
             problems.append(Problem(str(path), line, column, f"unknown group [{group[:60]}]", hint, "unknown_key"))
             continue
         for name, raw in content.items():
             key = _BY_NAME.get(f"{group}.{name}")
-            line, column = _place(text, group, name)
+            line, column = place_in(text, group, name)
             refused = _unknown(group, name) if key is None else _refused(key, raw, project=project)
             if refused is not None:
                 problems.append(Problem(str(path), line, column, refused[0], refused[1], refused[2]))
@@ -345,43 +353,6 @@ def _refused(key: _Key, raw: object, *, project: bool) -> tuple[str, str, str] |
             "not_allowed",
         )
     return None
-
-
-def _file_text(path: Path | None, problems: list[Problem]) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        problems.append(Problem(str(path), 0, 0, f"cannot be read: {error.strerror}", code="unreadable"))
-        return None
-    if len(data) > MAX_FILE_BYTES:
-        problems.append(Problem(str(path), 0, 0, f"is larger than {units.format_bytes(MAX_FILE_BYTES)}", code="too_large"))
-        return None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problems.append(Problem(str(path), 0, 0, "is not UTF-8", code="encoding"))
-        return None
-
-
-def _place(text: str, group: str, name: str | None) -> tuple[int, int]:
-    """Return line and column of a group's header or of a key below it; (0, 0) where the file spells them in another way."""
-    inside = False
-    below = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[=.]") if name is not None else None
-    inline = re.compile(rf"\s*{re.escape(group)}\s*[=.]")
-    for number, line in enumerate(text.splitlines(), start=1):
-        column = len(line) - len(line.lstrip()) + 1
-        if line.lstrip().startswith("["):
-            inside = line.strip().split("]")[0].strip("[ ") == group
-            if inside and below is None:
-                return number, column
-        elif (inside and below is not None and below.match(line)) or inline.match(line):
-            return number, column
-    return 0, 0
 
 
 def _nearest(word: str, known: tuple[str, ...] | list[str]) -> str | None:

@@ -52,7 +52,7 @@ def test_everything_comes_back():
     assert roundtrip(spec) == spec
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real specs are not beside this checkout")
+@pytest.mark.skipif(not any(REAL.glob("*.yaml")), reason="the real specs are not beside this checkout, or cannot be read")
 def test_real_specs_come_back():
     for agent in load_paths([REAL]).agents:
         assert roundtrip(agent.spec) == agent.spec

@@ -10,41 +10,50 @@ from collections.abc import Sequence
 from toka_cli.errors import Refused, UsageError
 from toka_cli.plan.options import Machine, PlanOptions
 from toka_cli.plan.plan import PlannedAgent
-from toka_cli.protocol.messages import Limits
+from toka_cli.protocol.messages import Limits, Walls
+
+STANDARD_GAPS = "chmod, times and attributes of files outside, names and sizes of files, .git inside a writable folder (checked afterwards), a loopback"
+"""What Landlock and a filter of system calls cannot hold without namespaces."""
 
 # Limits that the machine may or may not hold: the agent's field, the machine's field.
 _BY_MACHINE = {"memory_bytes": "memory", "cpu_share": "cpu", "max_processes": "processes"}
-_WALLS = {"filesystem": "files", "network": "the network"}
 _LEVELS = {"process": 0, "standard": 1, "full": 2}
 
 
-def enforcement_of(limits: Limits, machine: Machine, options: PlanOptions, *, network_granted: bool) -> dict[str, str]:
+def enforcement_of(limits: Limits, machine: Machine, walls: Walls | None, *, model: bool) -> dict[str, str]:
     """Return by limit and wall the mechanism that will hold it: a limit that is not set is not mentioned, but for memory and CPU, which then are `none`.
 
-    An agent with a network grant is not walled off from the network unless it has a namespace of its own, whose only way out is the kernel's proxy.
+    `walls` are the agent's (None: none are put up); `model` says whether it asks one, so that tokens and money are counted.
     """
-    sandbox = not options.no_sandbox
-    network = machine.network if sandbox and (machine.network == "namespace" or not network_granted) else "none"
     held = {
         "memory": machine.memory if limits.memory_bytes is not None else "none",
         "cpu": machine.cpu if limits.cpu_share is not None else "none",
-        "filesystem": machine.filesystem if sandbox else "none",
-        "network": network,
+        "filesystem": machine.filesystem if walls is not None else "none",
+        "network": _network(machine, walls),
     }
-    money = "kernel" if options.model_available else "none"
+    money = "kernel" if model else "none"
     others = (
         ("timeout", limits.timeout_s, "owner"),
         ("task_timeout", limits.task_timeout_s, "cell"),
         ("open_files", limits.max_open_files, "rlimit"),
         ("processes", limits.max_processes, machine.processes),
         ("output", limits.output_bytes, "kernel"),
-        ("disk", limits.disk_bytes, "none"),
+        ("disk", limits.disk_bytes, "sampled"),
         ("file_size", limits.disk_bytes, "rlimit"),
         ("tool_calls", limits.max_tool_calls, "kernel"),
         ("tokens", limits.max_tokens, money),
         ("cost", limits.max_cost_usd, money),
     )
     return held | {name: mechanism for name, value, mechanism in others if value is not None}
+
+
+def _network(machine: Machine, walls: Walls | None) -> str:
+    if walls is None:
+        return "none"
+    if machine.network == "seccomp" and walls.network == "proxy":
+        # Sockets are let through then, and connections held to one port.
+        return "landlock"
+    return machine.network
 
 
 def check_sandbox(machine: Machine, options: PlanOptions) -> None:
@@ -54,11 +63,22 @@ def check_sandbox(machine: Machine, options: PlanOptions) -> None:
     if options.no_sandbox:
         raise UsageError("--no-sandbox and --require-sandbox contradict each other")
     if _LEVELS[machine.level] < _LEVELS[options.require_sandbox]:
-        reasons = [_because(machine, wall) for wall in _WALLS]
         raise Refused(
-            f"--require-sandbox {options.require_sandbox}: this machine reaches only the level {machine.level}{''.join(dict.fromkeys(reasons))}",
-            hint="toka orchestrate --plan shows what this machine can hold",
+            f"--require-sandbox {options.require_sandbox}: this machine reaches only the level {machine.level}{_missing(machine)}",
+            hint=_fixes(machine) or "toka runtime doctor shows what this machine can hold",
         )
+
+
+def refuse_without_walls(machine: Machine, options: PlanOptions) -> Refused | None:
+    """Return why nothing can be started: walls are asked for, and this machine can put up none."""
+    if options.no_sandbox or machine.level != "process":
+        return None
+    fixes = _fixes(machine)
+    return Refused(
+        f"agents are not started without walls, and this machine can put up none{_missing(machine)}",
+        hint=(f"{fixes}; or " if fixes else "") + "say --no-sandbox: agents can then read and write whatever you can, and reach the network",
+        code="no_walls",
+    )
 
 
 def gaps(agents: Sequence[PlannedAgent], machine: Machine, options: PlanOptions) -> list[str]:
@@ -66,16 +86,13 @@ def gaps(agents: Sequence[PlannedAgent], machine: Machine, options: PlanOptions)
     sentences: list[str] = []
     if options.no_sandbox:
         sentences.append("--no-sandbox: agents run without walls; they can read and write whatever you can, and reach the network")
-    else:
-        missing: dict[str, list[str]] = {}
-        for wall, what in _WALLS.items():
-            if any(agent.enforcement.get(wall) == "none" for agent in agents) and getattr(machine, wall) == "none":
-                missing.setdefault(_because(machine, wall), []).append(what)
-        sentences += [f"not in force: walls around {' and '.join(walls)}{reason}" for reason, walls in missing.items()]
-        for wall, what in _WALLS.items():
-            open_to = [agent.name for agent in agents if agent.enforcement.get(wall) == "none"]
-            if open_to and getattr(machine, wall) != "none":
-                sentences.append(f"not in force: the wall around {what} of {_count(open_to)}: a grant opens it, and nothing filters it")
+    elif machine.level == "process":
+        fixes = _fixes(machine)
+        sentences.append(f"not in force: walls around files and the network{_missing(machine)}" + (f" ({fixes})" if fixes else ""))
+    elif machine.level == "standard":
+        fixes = _fixes(machine)
+        reason = _missing(machine) + (f" ({fixes})" if fixes else "")
+        sentences.append(f"walls hold at the level standard, not full{reason}; not in force: {STANDARD_GAPS}")
     unheld = {
         mechanism: [agent.name for agent in agents if getattr(agent.limits, field) is not None]
         for field, mechanism in _BY_MACHINE.items()
@@ -84,10 +101,17 @@ def gaps(agents: Sequence[PlannedAgent], machine: Machine, options: PlanOptions)
     for mechanism, limited in unheld.items():
         if limited:
             sentences.append(f"not in force: {mechanism} limit of {_count(limited)}{_because(machine, mechanism)}")
-    whole = [agent.name for agent in agents if agent.enforcement.get("disk") == "none"]
-    if whole:
-        sentences.append(f"not in force: max_disk_usage of {_count(whole)} for all files together; each file by itself is held to it")
     return sentences
+
+
+def _missing(machine: Machine) -> str:
+    """What walls lack, each with its reason; those notes about limits are not meant."""
+    parts = [f"{what}: {why}" for what, why, _ in machine.notes if what not in _BY_MACHINE.values()]
+    return ": " + "; ".join(parts) if parts else ""
+
+
+def _fixes(machine: Machine) -> str:
+    return "; ".join(dict.fromkeys(fix for what, _, fix in machine.notes if fix and what not in _BY_MACHINE.values()))
 
 
 def _because(machine: Machine, what: str) -> str:

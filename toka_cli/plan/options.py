@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from toka_cli.policy.ceiling import Ceiling
+from toka_cli.policy.places import Places
 from toka_cli.spec.model import ResourceLimits
 
 SandboxLevel = Literal["full", "standard"]
+
+LANDLOCK_TCP = 4
+"""The version of Landlock that holds TCP connections (Linux 6.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,10 @@ class PlanOptions:
     `preview` is `--plan`: what could not run now becomes a warning instead of a refusal. `max_agents` None means that nobody said (the orchestration file,
     then `auto`, decide); `max_concurrent` bounds `auto`. `default_limits` hold where neither spec nor orchestration file says anything and
     `default_origins` says by field where each comes from; `cap_limits` (the user's own, named by `cap_origin`) hold always. `workdir` is absolute.
+
+    `places` are where things are on this machine (None: nothing but the workdir is known), `ceilings` who allows at most what, `on_threat` what follows a sign
+    of one. `model` is the one that answers prompts where neither spec nor orchestration file names one. `direct`: code that a person runs by itself
+    (`runtime exec`), who need not be told that it sees no workdir. `custom_tasks` are those that packages offer (None: nobody has looked).
     """
 
     workdir: str
@@ -31,7 +40,7 @@ class PlanOptions:
     allow_missing: bool = False
     no_sandbox: bool = False
     require_sandbox: SandboxLevel | None = None
-    model_available: bool = False
+    model: str | None = None
     strict: bool = False
     preview: bool = False
     budget_usd: float | None = None
@@ -40,14 +49,19 @@ class PlanOptions:
     default_origins: Mapping[str, str] = field(default_factory=dict)
     cap_limits: ResourceLimits = field(default_factory=ResourceLimits)
     cap_origin: str = "your settings"
+    places: Places | None = None
+    ceilings: tuple[Ceiling, ...] = ()
+    on_threat: Literal["pause", "stop", "record"] = "pause"
+    direct: bool = False
+    custom_tasks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What this machine is and which mechanism can hold what on it, as probed, never as hoped.
 
-    `notes` say (what, why, fix) for each thing that is not held: what is a name of `Machine` (`filesystem`, `network`, `memory`, `cpu`, `processes`), why a
-    sentence, fix what a person can do (may be empty).
+    `notes` say (what, why, fix) for each thing that is not held: what is a name of `Machine` (`memory`, `cpu`, `processes`) or, for walls, whatever is
+    missing (`Landlock`, `user namespaces`), why a sentence, fix what a person can do (may be empty). `landlock_abi` is the version (0: none).
     """
 
     cpu_count: int
@@ -59,6 +73,12 @@ class Machine:
     cpu: Literal["cgroup", "sampled", "none"] = "none"
     processes: Literal["cgroup", "sampled", "rlimit", "none"] = "none"
     notes: tuple[tuple[str, str, str], ...] = ()
+    landlock_abi: int = 0
+
+    @property
+    def proxy(self) -> bool:
+        """True if an agent's connections can be held to toka's proxy alone: in a network of its own, or by Landlock, which knows TCP from version 4."""
+        return self.level == "full" or (self.level == "standard" and self.landlock_abi >= LANDLOCK_TCP)
 
     @property
     def level(self) -> Literal["full", "standard", "process"]:

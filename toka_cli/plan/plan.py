@@ -46,7 +46,9 @@ class PlannedAgent(msgspec.Struct, frozen=True, omit_defaults=True):
     `depends_on` must succeed first; `after` gives order only. `rank` is the order in which ready agents start (lower first). `enforcement` says per limit
     and wall which mechanism will hold it: `cgroup`, `sampled`, `rlimit`, `owner`, `kernel`, `cell`, `landlock`, `namespace`, `seccomp` or `none`.
     `limit_origins` says by field of `limits` where each value comes from; `notes` are for those who ask for more (-v). `walls` is what the operating system
-    will hold (None: no walls); `hosts` are `host:port` that the kernel's proxy lets through; `prompt` is set when a task of it asks a model.
+    will hold of what its commands do (None: no walls); `cell_walls` are those of the agent's own process where they are wider (see `policy.profile`).
+    `folders` and empty `files` of the workdir are made before it starts. `hosts` are `host:port` that the kernel's proxy lets through; `prompt` is set
+    when a task of it asks a model.
     """
 
     name: str
@@ -81,6 +83,9 @@ class PlannedAgent(msgspec.Struct, frozen=True, omit_defaults=True):
     hosts: tuple[str, ...] = ()
     permissions: tuple[Permission, ...] = ()
     prompt: PromptContext | None = None
+    cell_walls: Walls | None = None
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,7 +121,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "waves": [list(wave) for wave in plan.waves],
         "critical_path": list(plan.critical_path),
-        "agents": [_agent_json(agent) for agent in plan.agents],
+        "agents": [agent_json(agent) for agent in plan.agents],
         "left_out": list(plan.left_out),
         "max_agents": plan.max_agents,
         "max_agents_reason": plan.options.get("max_agents_reason"),
@@ -126,7 +131,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _agent_json(agent: PlannedAgent) -> dict[str, Any]:
+def agent_json(agent: PlannedAgent) -> dict[str, Any]:
+    """One agent of the plan as JSON data."""
     return {
         "name": agent.name,
         "title": agent.title,
@@ -159,4 +165,8 @@ def _agent_json(agent: PlannedAgent) -> dict[str, Any]:
         "restart": {"policy": agent.restart, "max_attempts": agent.restart_attempts, "delay_s": agent.restart_delay_s},
         "spec_path": agent.spec_path,
         "notes": list(agent.notes),
+        "hosts": list(agent.hosts),
+        "permissions": [msgspec.structs.asdict(permission) for permission in agent.permissions],
+        "walls": msgspec.structs.asdict(agent.walls) if agent.walls is not None else None,
+        "model": agent.prompt.model if agent.prompt is not None else None,
     }

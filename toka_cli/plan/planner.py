@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toka_cli.errors import Problem, TokaError
-from toka_cli.plan.briefs import brief_of, check_of, check_task
-from toka_cli.plan.choice import ChosenTasks, choose_agents, choose_tasks, unknown_keys
+from toka_cli.plan.briefs import brief_of, check_custom, check_of, check_task, task_powers, unseeing
+from toka_cli.plan.choice import ChosenTask, ChosenTasks, choose_agents, choose_tasks, unknown_keys
 from toka_cli.plan.enforcement import check_sandbox, enforcement_of, gaps
-from toka_cli.plan.grants import Granted, granted, opens_network
+from toka_cli.plan.grants import Granted, ceilings_of, granted, permissions_of, unknown_allowed
 from toka_cli.plan.limits import Bounded, at_once, bounded
 from toka_cli.plan.options import Machine, PlanOptions
 from toka_cli.plan.plan import Gate, Plan, PlannedAgent, Promise
+from toka_cli.plan.prompts import prompt_of
 from toka_cli.plan.refusals import as_warning, joined, refusals
 from toka_cli.plan.resolver import Resolved, problem_at, resolve
+from toka_cli.policy.capability import values_of
+from toka_cli.policy.confine import within
+from toka_cli.policy.places import Places
+from toka_cli.policy.profile import Ground, Profile, profile_of
+from toka_cli.protocol.messages import Walls
 from toka_cli.spec.findings import shown
 from toka_cli.spec.model import LoadedAgent, Orchestration
 
@@ -49,6 +55,32 @@ class _Draft:
     tasks: ChosenTasks
     bounded: Bounded
     granted: Granted
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What is the same for all agents of a plan."""
+
+    orchestration: Orchestration | None
+    options: PlanOptions
+    machine: Machine
+    known_tools: Mapping[str, str | None]
+
+    @property
+    def places(self) -> Places:
+        """Where things are; without a look at the machine, only the workdir is known."""
+        return self.options.places or Places(workdir=self.options.workdir)
+
+    @property
+    def ground(self) -> Ground:
+        """What walls can be made of here."""
+        return Ground(self.machine.level, self.machine.proxy)
+
+    @property
+    def walled(self) -> bool:
+        """True if walls are put up."""
+        return not self.options.no_sandbox and self.machine.level != "process"
 
 
 def make_plan(
@@ -66,27 +98,31 @@ def make_plan(
     chosen, left_out = choose_agents(agents, options.only, options.skip)
     check_sandbox(machine, options)
     resolved = resolve(chosen, left_out=left_out, allow_missing=options.allow_missing)
-    drafts = [_draft(agent, orchestration, options) for agent in chosen]
+    given = _Given(orchestration, options, machine, known_tools)
+    drafts = [_draft(agent, given) for agent in chosen]
     problems = [*resolved.problems]
     for draft in drafts:
         problems += draft.granted.problems
         for task in draft.tasks.tasks:
             problems += check_task(draft.agent, task, draft.granted, orchestration, known_tools)
+        problems += check_custom(draft.agent, draft.tasks.tasks, options.custom_tasks)
         problems += _checks_of_spec(draft.agent, options)
     if options.strict:
         problems = [replace(problem, severity="error") for problem in problems]
     problems = sorted(dict.fromkeys(problems))
     if any(problem.severity == "error" for problem in problems):
         return Planned(None, tuple(problems), resolved.notes)
-    refused = refusals([(draft.agent, draft.tasks.tasks) for draft in drafts], orchestration, known_tools, options)
+    refused = refusals([(draft.agent, draft.tasks.tasks) for draft in drafts], orchestration, known_tools, options, machine)
     if refused and not options.preview:
         raise joined(refused)
-    plan = _plan(drafts, resolved, left_out, orchestration, options, machine, _sentences(agents, drafts, problems, refused, options))
+    plan = _plan(drafts, resolved, left_out, given, _sentences(agents, drafts, problems, refused, given))
     return Planned(plan, tuple(problems), resolved.notes)
 
 
-def _draft(agent: LoadedAgent, orchestration: Orchestration | None, options: PlanOptions) -> _Draft:
-    return _Draft(agent, choose_tasks(agent, options.when), bounded(agent, orchestration, options), granted(agent))
+def _draft(agent: LoadedAgent, given: _Given) -> _Draft:
+    rights = granted(agent, ceilings_of(given.orchestration, given.options.ceilings))
+    profile = profile_of(rights.powers, given.places, given.ground)
+    return _Draft(agent, choose_tasks(agent, given.options.when), bounded(agent, given.orchestration, given.options), rights, profile)
 
 
 def _checks_of_spec(agent: LoadedAgent, options: PlanOptions) -> list[Problem]:
@@ -108,17 +144,25 @@ def _leads_out(glob: str) -> bool:
 
 
 def _sentences(
-    agents: Sequence[LoadedAgent], drafts: Sequence[_Draft], problems: Sequence[Problem], refused: Sequence[TokaError], options: PlanOptions
+    agents: Sequence[LoadedAgent], drafts: Sequence[_Draft], problems: Sequence[Problem], refused: Sequence[TokaError], given: _Given
 ) -> list[str]:
     """Return the plan's warnings but for those about the machine."""
     sentences = [_sentence(problem) for problem in problems]
     sentences += [as_warning(error) for error in refused]
-    sentences += unknown_keys(agents, options.when)
+    sentences += [*unknown_keys(agents, given.options.when), *unknown_allowed(given.orchestration)]
     for draft in drafts:
-        sentences += draft.bounded.cut
+        sentences += [*draft.bounded.cut, *(f"{draft.agent.name}: {name}: {who}" for name, who in draft.granted.taken.items())]
+        if given.walled:
+            sentences += [f"{draft.agent.name}: {note}" for note in draft.profile.notes]
+            unseen = unseeing(draft.agent, draft.tasks.tasks, draft.granted)
+            sentences += [unseen] if unseen is not None and not given.options.direct else []
         if not draft.tasks.tasks:
             keys = ", ".join(f"--when {key}" for key in draft.tasks.conditional)
             sentences.append(f"{draft.agent.name} has no task in this run and succeeds without doing anything (its tasks run with {keys})")
+    home, workdir = given.places.home, given.places.workdir
+    reading = [draft.agent.name for draft in drafts if values_of(draft.granted.powers, "filesystem-read") == ()]
+    if home and within(home, workdir) and reading:
+        sentences.append(f"the workdir {workdir} holds your home: whoever may read it may read your keys too ({', '.join(reading[:3])})")
     servers = [draft.agent.name for draft in drafts if draft.agent.spec.mcp_servers]
     if servers:
         sentences.append(f"mcp_servers of {', '.join(servers[:3])}{' and others' if len(servers) > 3 else ''} are not started in this version of toka")
@@ -137,14 +181,13 @@ def _plan(
     drafts: Sequence[_Draft],
     resolved: Resolved,
     left_out: tuple[str, ...],
-    orchestration: Orchestration | None,
-    options: PlanOptions,
-    machine: Machine,
+    given: _Given,
     warnings: list[str],
 ) -> Plan:
+    orchestration, options, machine = given.orchestration, given.options, given.machine
     wave_of = {name: number for number, wave in enumerate(resolved.waves) for name in wave}
     ordered = sorted(range(len(drafts)), key=lambda place: (wave_of[drafts[place].agent.name], resolved.rank[place]))
-    planned = tuple(_planned(drafts[place], resolved, place, options, machine) for place in ordered)
+    planned = tuple(_planned(drafts[place], resolved, place, given) for place in ordered)
     number, reason, about_memory = at_once([agent.limits for agent in planned], orchestration, options, machine)
     warnings += [*about_memory, *gaps(planned, machine, options)]
     timeout_s = options.timeout_s if options.timeout_s is not None else orchestration.timeout_s if orchestration else None
@@ -178,11 +221,15 @@ def _recorded(options: PlanOptions, orchestration: Orchestration | None, machine
         "orchestration": orchestration.path if orchestration else None,
         "start_method": machine.start_method,
         "sandbox_level": "process" if options.no_sandbox else machine.level,
+        "on_threat": options.on_threat,
     }
 
 
-def _planned(draft: _Draft, resolved: Resolved, place: int, options: PlanOptions, machine: Machine) -> PlannedAgent:
-    spec, limits, rights = draft.agent.spec, draft.bounded.limits, draft.granted
+def _planned(draft: _Draft, resolved: Resolved, place: int, given: _Given) -> PlannedAgent:
+    spec, limits, rights, profile = draft.agent.spec, draft.bounded.limits, draft.granted, draft.profile
+    walls = profile.walls if given.walled else None
+    asks = any(chosen.task.kind == "prompt" for chosen in draft.tasks.tasks)
+    prompt = prompt_of(spec, given.orchestration, given.options, rights.powers, given.known_tools) if asks else None
     objectives = list(enumerate(spec.objectives, start=1))
     globs = [(index, tuple(glob for glob in objective.deliverable if not _leads_out(glob))) for index, objective in objectives]
     return PlannedAgent(
@@ -195,14 +242,14 @@ def _planned(draft: _Draft, resolved: Resolved, place: int, options: PlanOptions
         depends_on=resolved.depends_on[place],
         after=resolved.after[place],
         rank=resolved.rank[place],
-        tasks=tuple(brief_of(task, longest_s=draft.bounded.longest_task_s) for task in draft.tasks.tasks),
+        tasks=tuple(brief_of(task, longest_s=draft.bounded.longest_task_s, walls=_walls_of(task, rights, given)) for task in draft.tasks.tasks),
         parallel=spec.tasks.parallel,
         grants=tuple(rights.powers),
         grant_values=dict(rights.powers),
         declared=rights.declared,
         limits=limits,
-        enforcement=enforcement_of(limits, machine, options, network_granted=opens_network(rights.powers)),
-        sandbox=not options.no_sandbox,
+        enforcement=enforcement_of(limits, given.machine, walls, model=prompt is not None and bool(prompt.model)),
+        sandbox=not given.options.no_sandbox,
         gates=tuple(Gate(index, objective.description, check_of(objective.gate)) for index, objective in objectives if objective.gate is not None),
         promises=tuple(Promise(index, kept) for index, kept in globs if kept),
         metrics=tuple(spec.reporting.metrics),
@@ -214,4 +261,18 @@ def _planned(draft: _Draft, resolved: Resolved, place: int, options: PlanOptions
         spec_digest=draft.agent.digest,
         limit_origins=draft.bounded.origins,
         notes=(*draft.tasks.notes, *rights.notes),
+        walls=walls,
+        hosts=profile.hosts,
+        permissions=permissions_of(draft.agent, rights, profile, given.known_tools, walls=given.walled),
+        prompt=prompt,
+        cell_walls=profile.cell if given.walled and profile.cell != profile.walls else None,
+        folders=profile.folders if given.walled else (),
+        files=profile.files if given.walled else (),
     )
+
+
+def _walls_of(chosen: ChosenTask, rights: Granted, given: _Given) -> Walls | None:
+    """Return a task's own walls: those of what it requires and its agent holds; None when it requires nothing, and its agent's walls hold."""
+    if not given.walled or not chosen.task.requires:
+        return None
+    return profile_of(task_powers(chosen.task, rights), given.places, given.ground).walls

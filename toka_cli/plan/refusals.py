@@ -10,7 +10,9 @@ from typing import Final
 
 from toka_cli.errors import NoModel, Refused, TokaError, Unavailable
 from toka_cli.plan.choice import ChosenTask
-from toka_cli.plan.options import PlanOptions
+from toka_cli.plan.enforcement import refuse_without_walls
+from toka_cli.plan.options import Machine, PlanOptions
+from toka_cli.plan.prompts import model_of
 from toka_cli.plan.resolver import problem_at
 from toka_cli.spec.findings import shown
 from toka_cli.spec.model import LoadedAgent, Orchestration
@@ -34,9 +36,18 @@ def mcp_server_of(tool: str, agent: LoadedAgent, orchestration: Orchestration | 
     return max(fitting, key=len, default=None)
 
 
-def refusals(chosen: Chosen, orchestration: Orchestration | None, known_tools: Mapping[str, str | None], options: PlanOptions) -> list[TokaError]:
+def refusals(
+    chosen: Chosen, orchestration: Orchestration | None, known_tools: Mapping[str, str | None], options: PlanOptions, machine: Machine
+) -> list[TokaError]:
     """Return everything that keeps these agents from running, worst exit code first in the order 5, then 6."""
-    found = [_workspaces(chosen), _delegation(chosen), _mcp(chosen, orchestration, known_tools), None if options.model_available else _models(chosen)]
+    asking = [(agent, tasks) for agent, tasks in chosen if model_of(agent.spec, orchestration, options) is None]
+    found = [
+        refuse_without_walls(machine, options),
+        _workspaces(chosen),
+        _delegation(chosen),
+        _mcp(chosen, orchestration, known_tools),
+        _models(asking),
+    ]
     return [error for error in found if error is not None]
 
 
@@ -116,14 +127,12 @@ def _models(chosen: Chosen) -> TokaError | None:
     if not count:
         return None
     verb = "task is a prompt and needs" if count == 1 else "tasks are prompts and need"
-    ways = []
+    ways = ["name one: --model NAME, LLM_MODEL=NAME, [llm] model in toka.toml or llm: {model: NAME} in the spec (anthropic/..., ollama_chat/...)"]
     if keys:
         ways.append(f"leave out {' '.join(f'--when {key}' for key in keys)}")
     if unconditional:
         ways.append("give each of the lines named a target (run, code or tool), or move it under tasks.conditional so that it runs only with --when")
-    return NoModel(
-        f"{count} {verb} a model, and this version of toka cannot ask one yet:\n{_lines(lines)}", hint="; or ".join(ways), where=where
-    )
+    return NoModel(f"{count} {verb} a model, and none is named:\n{_lines(lines)}", hint="; or ".join(ways), where=where)
 
 
 def _lines(lines: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ nearest known one is only named in the warning. Task text is never searched to d
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,8 +18,9 @@ from toka_cli.spec.model import LoadedAgent
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """A grant that opens something. `files`, `programs` and `network` say what, for people; `values` says what the long form narrows it to.
+    """A grant that opens something. `files`, `programs` and `network` say what, for people.
 
+    `values` says what the long form narrows it to: `paths`, `programs`, `host:port`, `sockets or host:port`, or nothing (it has no long form).
     `includes` are powers that it holds as well: who may write a folder may read it.
     """
 
@@ -52,6 +53,7 @@ POWERS: Final[tuple[Power, ...]] = (
         files="the Rust toolchain and registry, read-only, without credentials; a private cache; target/ in the workspace",
         programs="cargo, rustc, the linker",
         network="crates only together with network-access",
+        values="programs",
     ),
     Power(
         "script-execution",
@@ -59,6 +61,7 @@ POWERS: Final[tuple[Power, ...]] = (
         files="the workspace, read and write; a private /dev/shm",
         programs="anything in the workspace",
         network="a private loopback",
+        values="programs",
         includes=("filesystem-read", "filesystem-write"),
     ),
     Power(
@@ -74,7 +77,7 @@ POWERS: Final[tuple[Power, ...]] = (
         values="host:port",
     ),
     Power(
-        "database-access", files="the sockets that are listed", network="the addresses that are listed", values="socket paths or host:port"
+        "database-access", files="the sockets that are listed", network="the addresses that are listed", values="sockets or host:port"
     ),
     Power("agent-spawn", programs="other agents, with a subset of this one's grants"),
     Power("agent-communication", network="messages to agents of the same run"),
@@ -159,6 +162,25 @@ def held(powers: Iterable[str]) -> frozenset[str]:
     """Return these powers and all that they include."""
     names = set(powers)
     return frozenset(names.union(*(_BY_NAME[name].includes for name in names if name in _BY_NAME)))
+
+
+def values_of(powers: Mapping[str, Collection[str]], name: str) -> tuple[str, ...] | None:
+    """Return what a power is narrowed to among these (empty: it is not narrowed), or None when it is not held.
+
+    Each grant opens what it opens: a power that is held through another one is narrowed like that one, and held twice it is as wide as both together.
+    """
+    holders = [holder for holder in powers if name in held([holder])]
+    if not holders:
+        return None
+    # The programs that script-execution is narrowed to do not narrow the files that it includes.
+    values = [powers[holder] if holder == name or takes(holder) == "paths" else () for holder in holders]
+    return () if not all(values) else tuple(dict.fromkeys(value for each in values for value in each))
+
+
+def takes(name: str) -> str:
+    """Return what the long form of a power narrows it to (see `Power.values`); nothing for a name that is no power."""
+    power = _BY_NAME.get(name)
+    return power.values if power is not None else ""
 
 
 def check_grants(agent: LoadedAgent, *, strict: bool = False) -> list[Problem]:

@@ -31,6 +31,7 @@ def agent(root: Map, findings: Findings) -> Map:
 def orchestration(root: Map, findings: Findings) -> Map:
     """Return an orchestration file's document in the documented shape; the agents in it are left to `agent`."""
     root = _renamed(root, "mcpServers", "mcp_servers", findings)
+    root = _each(root, "capabilities_allowed", lambda node: _grants(node, findings, "capabilities_allowed"))
     return _each(root, "llm", lambda node: _under(node, Text, "model", "llm", findings))
 
 
@@ -154,16 +155,16 @@ def _reporting(node: Node, findings: Findings) -> Node:
 
 
 def _security(node: Node, findings: Findings) -> Node:
-    return _each(node, "capabilities_required", lambda below: _grants(below, findings)) if isinstance(node, Map) else node
+    return _each(node, "capabilities_required", lambda below: _grants(below, findings, "capabilities_required")) if isinstance(node, Map) else node
 
 
-def _grants(node: Node, findings: Findings) -> Node:
+def _grants(node: Node, findings: Findings, what: str) -> Node:
     """Return a list in which a grant is a text (short form) or a one-key mapping to a list (long form)."""
     if isinstance(node, Text) and not is_null(node):
-        findings.note(node.place, "capabilities_required: one name, read as a list")
+        findings.note(node.place, f"{what}: one name, read as a list")
         return Seq((node,), node.place)
     if isinstance(node, Map):
-        findings.note(node.place, "capabilities_required: a mapping, read as a list")
+        findings.note(node.place, f"{what}: a mapping, read as a list")
         node = Seq((node,), node.place)
     if not isinstance(node, Seq):
         return node
@@ -174,7 +175,7 @@ def _grants(node: Node, findings: Findings) -> Node:
             continue
         for name, values in item.entries.items():
             if isinstance(values, Text) and not is_null(values):
-                findings.note(values.place, f"capabilities_required: one value for '{name}', read as a list")
+                findings.note(values.place, f"{what}: one value for '{name}', read as a list")
                 values = Seq((values,), values.place)
             items.append(Map({name: values}, {name: item.keys[name]}, item.keys[name]))
     return Seq(tuple(items), node.place)

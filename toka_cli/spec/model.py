@@ -118,11 +118,14 @@ class Retries(_Model):
     backoff: Annotated[float, Field(ge=1, le=10)] = 2.0
 
 
-TaskKind = Literal["prompt", "command", "code", "tool", "agent"]
+TaskKind = Literal["prompt", "command", "code", "tool", "custom", "agent"]
 
 
 class TaskSpec(_Model):
-    """One task. At most one of `run`, `code`, `tool` and `agent` is set; with none it is a prompt for the model."""
+    """One task. At most one of `run`, `code`, `tool`, `custom` and `agent` is set; with none it is a prompt for the model.
+
+    `custom` names a task that another package offers; `args` are those of the tool or of that task.
+    """
 
     id: str
     description: str
@@ -130,6 +133,7 @@ class TaskSpec(_Model):
     run: tuple[str, ...] | str | None = None
     code: Code | None = None
     tool: str | None = None
+    custom: str | None = None
     args: dict[str, Any] = Field(default_factory=dict)
     agent: str | None = None
     input: Any = None
@@ -152,6 +156,8 @@ class TaskSpec(_Model):
             return "code"
         if self.tool is not None:
             return "tool"
+        if self.custom is not None:
+            return "custom"
         return "prompt" if self.agent is None else "agent"
 
 
@@ -302,7 +308,8 @@ class Budget(_Model):
 class Orchestration(_Model):
     """An orchestration file. `agents` is what it lists: paths as written, names of inline specs. `path` is the file, as the user wrote it.
 
-    `workdir` is as written and relative to the file's directory. `max_agents` None is "decide by the machine".
+    `workdir` is as written and relative to the file's directory. `max_agents` None is "decide by the machine". `allowed` are the grants that its agents can
+    have at most (`capabilities_allowed`); None: whatever they ask for.
     """
 
     path: str
@@ -316,6 +323,7 @@ class Orchestration(_Model):
     limits: ResourceLimits = ResourceLimits()
     workdir: str | None = None
     on_failure: Literal["continue", "stop"] = "continue"
+    allowed: tuple[Grant, ...] | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
 

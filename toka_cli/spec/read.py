@@ -12,7 +12,6 @@ from toka_cli.spec.model import (
     AgentSpec,
     Dependencies,
     Description,
-    Grant,
     LlmChoice,
     Metadata,
     Objective,
@@ -26,13 +25,12 @@ from toka_cli.spec.model import (
     is_agent_name,
     is_branch,
 )
-from toka_cli.spec.read_both import built, read_limits, read_llm, read_servers
+from toka_cli.spec.read_both import built, read_grants, read_limits, read_llm, read_servers
 from toka_cli.spec.read_tasks import read_check, read_tasks
-from toka_cli.spec.section import Section, as_texts
+from toka_cli.spec.section import Section
 from toka_cli.spec.tree import Map, Text, is_null
 
 NAME_ALLOWED: Final = "a name is a letter or digit, then up to 99 letters, digits, '.', '_' or '-'"
-MAX_GRANTS: Final = 200
 PRIORITIES: Final = tuple(Priority)
 
 
@@ -162,47 +160,13 @@ def _security(top: Section) -> Security:
     section = top.section("security")
     if section is None:
         return Security()
-    found = Security(sandbox=section.flag("sandbox", True), grants=_grants(section), limits=read_limits(section, "resource_limits"))
+    found = Security(
+        sandbox=section.flag("sandbox", True),
+        grants=read_grants(section, "capabilities_required"),
+        limits=read_limits(section, "resource_limits"),
+    )
     section.rest()
     return found
-
-
-def _grants(section: Section) -> tuple[Grant, ...]:
-    found: dict[str, tuple[str, ...]] = {}
-    for index, node in enumerate(section.items("capabilities_required")):
-        path = f"security.capabilities_required[{index}]"
-        values: tuple[str, ...] = ()
-        if isinstance(node, Text) and not is_null(node):
-            name = node.value
-        elif isinstance(node, Map):
-            ((name, below),) = node.entries.items()
-            if not is_null(below):
-                values = as_texts(below, f"{path}.{name}", section.findings)
-            if not values:
-                section.findings.error(
-                    node.place,
-                    f"{path}: '{name}' is narrowed to nothing",
-                    hint=f"list what it is for, or write '- {name}' alone",
-                    code="bad_grant",
-                )
-                continue
-        else:
-            section.findings.error(node.place, f"{path} must be a name or {{name: [values]}}", code="bad_grant")
-            continue
-        if not name.strip() or len(name) > 200:
-            section.findings.error(node.place, f"{path}: {shown(name)} cannot be a grant", code="bad_grant")
-        elif name not in found:
-            found[name] = values
-        elif found[name] == values:
-            section.findings.note(node.place, f"{path}: '{name}' is listed twice")
-        elif not values or not found[name]:
-            # Whoever wrote a narrow form meant it; silently widening it would grant more than was read.
-            section.findings.error(node.place, f"{path}: '{name}' is listed once with values and once without", code="bad_grant")
-        else:
-            found[name] = tuple(dict.fromkeys(found[name] + values))
-    if len(found) > MAX_GRANTS:
-        section.findings.error(section.place("capabilities_required"), f"an agent asks for at most {MAX_GRANTS} grants", code="too_many")
-    return tuple(Grant(name=name, values=values) for name, values in found.items())
 
 
 def _restart(top: Section) -> Restart:

@@ -1,4 +1,4 @@
-"""Reads the sections that an agent and an orchestration file have in common (limits, model, MCP servers), and orchestration files."""
+"""Reads the sections that an agent and an orchestration file have in common (grants, limits, model, MCP servers), and orchestration files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pydantic import BaseModel, ValidationError
 
 from toka_cli import units
 from toka_cli.spec.findings import Findings, shown
-from toka_cli.spec.model import SERVER_PATTERN, Budget, LlmChoice, McpServer, Orchestration, ResourceLimits
-from toka_cli.spec.section import Section
+from toka_cli.spec.model import SERVER_PATTERN, Budget, Grant, LlmChoice, McpServer, Orchestration, ResourceLimits
+from toka_cli.spec.section import Section, as_texts
 from toka_cli.spec.tree import Map, Node, Text, is_null
 
 M = TypeVar("M", bound=BaseModel)
 
 _SERVER: Final = re.compile(SERVER_PATTERN, re.ASCII)
+MAX_GRANTS: Final = 200
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 _NOT_HERE: Final = "an address or a key comes from your own settings or environment, never from a spec"
 _PROVIDER_KEYS: Final = dict.fromkeys(("base_url", "api_base", "api_key", "api_keys", "key", "headers"), _NOT_HERE)
@@ -58,6 +59,45 @@ def read_limits(parent: Section, key: str) -> ResourceLimits:
     for name in section.rest(others=True):
         parent.findings.warning(section.node.keys[name], f"'{section.path(name)}' is not a limit and holds nothing", code="unknown_limit")
     return found
+
+
+def read_grants(section: Section, key: str) -> tuple[Grant, ...]:
+    """Return a list of grants, each once: those that an agent asks for, or those that a run allows."""
+    found: dict[str, tuple[str, ...]] = {}
+    for index, node in enumerate(section.items(key)):
+        path = f"{section.path(key)}[{index}]"
+        values: tuple[str, ...] = ()
+        if isinstance(node, Text) and not is_null(node):
+            name = node.value
+        elif isinstance(node, Map):
+            ((name, below),) = node.entries.items()
+            if not is_null(below):
+                values = as_texts(below, f"{path}.{name}", section.findings)
+            if not values:
+                section.findings.error(
+                    node.place,
+                    f"{path}: '{name}' is narrowed to nothing",
+                    hint=f"list what it is for, or write '- {name}' alone",
+                    code="bad_grant",
+                )
+                continue
+        else:
+            section.findings.error(node.place, f"{path} must be a name or {{name: [values]}}", code="bad_grant")
+            continue
+        if not name.strip() or len(name) > 200:
+            section.findings.error(node.place, f"{path}: {shown(name)} cannot be a grant", code="bad_grant")
+        elif name not in found:
+            found[name] = values
+        elif found[name] == values:
+            section.findings.note(node.place, f"{path}: '{name}' is listed twice")
+        elif not values or not found[name]:
+            # Whoever wrote a narrow form meant it; silently widening it would grant more than was read.
+            section.findings.error(node.place, f"{path}: '{name}' is listed once with values and once without", code="bad_grant")
+        else:
+            found[name] = tuple(dict.fromkeys(found[name] + values))
+    if len(found) > MAX_GRANTS:
+        section.findings.error(section.place(key), f"{section.path(key)} lists at most {MAX_GRANTS} grants", code="too_many")
+    return tuple(Grant(name=name, values=values) for name, values in found.items())
 
 
 def read_llm(top: Section) -> LlmChoice | None:
@@ -140,6 +180,8 @@ def read_orchestration(root: Map, findings: Findings) -> tuple[Orchestration | N
         "limits": read_limits(top, "limits"),
         "workdir": top.text("workdir"),
         "on_failure": top.choice("on_failure", ("continue", "stop"), "continue"),
+        # An empty list allows nothing; no list, whatever agents ask for.
+        "allowed": None if top.get("capabilities_allowed") is None else read_grants(top, "capabilities_allowed"),
     }
     if budget is not None:
         fields["budget"] = Budget(usd=budget.number("usd", 0, 1e9), tokens=budget.whole("tokens", 1, 10**15))

@@ -11,7 +11,7 @@ from toka_cli.spec.model import TASK_ID_PATTERN, Check, Code, Priority, Retries,
 from toka_cli.spec.section import Section, as_texts
 from toka_cli.spec.tree import Map, Node, Place, Seq, Text, is_null, kind
 
-TARGETS: Final = ("run", "code", "tool", "agent")
+TARGETS: Final = ("run", "code", "tool", "custom", "agent")
 LANGUAGES: Final[tuple[str, ...]] = get_args(Code.model_fields["language"].annotation)
 ID_ALLOWED: Final = "an id is a letter or digit, then up to 63 letters, digits, '_', '.' or '-'"
 MAX_TASKS: Final = 1000
@@ -140,6 +140,7 @@ class _Reader:
             "run": read_command(section, "run"),
             "code": _code(section),
             "tool": section.text("tool"),
+            "custom": section.text("custom"),
             "args": section.json_object("args") or {},
             "agent": section.text("agent"),
             "input": section.json("input"),
@@ -162,15 +163,17 @@ class _Reader:
                 hint="split it into two tasks",
                 code="two_targets",
             )
-        for key, target in (("args", "tool"), ("input", "agent")):
-            if section.get(key) is not None and targets and target not in targets:
-                self.findings.warning(section.place(key), f"{section.path(key)} is only for a task with '{target}'")
+        for key, takers in (("args", ("tool", "custom")), ("input", ("agent",))):
+            if section.get(key) is not None and targets and not set(takers).intersection(targets):
+                words = "' or '".join(takers)
+                self.findings.warning(section.place(key), f"{section.path(key)} is only for a task with '{words}'")
         if fields["agent"] is not None and not is_agent_name(fields["agent"]):
             self.findings.error(
                 section.place("agent"), f"{section.path('agent')}: {shown(fields['agent'])} cannot name an agent", code="bad_name"
             )
-        if fields["tool"] is not None and not fields["tool"].strip():
-            self.findings.error(section.place("tool"), f"{section.path('tool')} is empty")
+        for key in ("tool", "custom"):
+            if fields[key] is not None and not fields[key].strip():
+                self.findings.error(section.place(key), f"{section.path(key)} is empty")
         if not (described and described.strip()):
             if not targets:
                 self.findings.error(section.node.place, f"{section.name} has neither a description nor something to run", code="no_target")
@@ -200,7 +203,7 @@ def _described(fields: dict[str, Any]) -> str:
         return (run if isinstance(run, str) else " ".join(run)).strip().split("\n")[0][:100]
     if fields["code"] is not None:
         return f"{fields['code'].language} code"
-    return str(fields["tool"] or fields["agent"])
+    return str(fields["tool"] or fields["custom"] or fields["agent"])
 
 
 def _code(section: Section) -> Code | None:

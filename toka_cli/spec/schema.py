@@ -199,7 +199,7 @@ def _objective() -> Schema:
 
 def _task() -> Schema:
     languages = {name: {"type": "string"} for name in ("python", "javascript", "shell", "js", "node", "py", "python3", "sh", "bash")}
-    targets = ("run", "code", "tool", "agent")
+    targets = ("run", "code", "tool", "custom", "agent")
     return {
         **_object(
             {
@@ -219,6 +219,7 @@ def _task() -> Schema:
                     ]
                 },
                 "tool": {"type": "string", "minLength": 1},
+                "custom": _said("a task that an installed package offers (entry point group toka.tasks)", {"type": "string", "minLength": 1}),
                 "args": _or_nothing({"type": "object"}),
                 "agent": _ref("agentName"),
                 "input": True,
@@ -338,5 +339,6 @@ def _orchestration() -> Schema:
         "limits": _ref("limits"),
         "workdir": {"type": "string"},
         "on_failure": _word("continue", "stop"),
+        "capabilities_allowed": _said("the grants that agents of this run can have at most", _ref("grants")),
     }
     return {**_object(properties, required=("agents",)), "not": {"required": ["tasks"]}}
