@@ -10,50 +10,9 @@ from typing import Any, Union
 
 import msgspec
 
-
-class TaskInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a task before it runs."""
-
-    id: str
-    description: str
-    kind: str
-    priority: str = "medium"
-
-
-class AgentInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of an agent before it runs. `limits` are bytes, shares of a core and seconds by name."""
-
-    name: str
-    title: str
-    workstream: str
-    domain: str | None = None
-    priority: str = "medium"
-    depends_on: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    grants: tuple[str, ...] = ()
-    limits: dict[str, float | int | None] = {}
-    tasks: tuple[TaskInfo, ...] = ()
-    spec_path: str | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one attempt at a task or gate ended. What could not be measured is None.
-
-    `output` is bounded; the whole is in the artifact named by its sha256. `peak_memory_bytes` is the largest single process of the attempt.
-    """
-
-    exit_code: int | None = None
-    signal: int | None = None
-    output: str = ""
-    stderr: str = ""
-    output_bytes: int = 0
-    truncated: bool = False
-    artifact: str | None = None
-    duration_s: float | None = None
-    cpu_time_s: float | None = None
-    peak_memory_bytes: int | None = None
-    value: Any = None
-    evidence: Any = None
+from toka_cli.facts import AgentInfo as AgentInfo  # noqa: PLC0414  events export it
+from toka_cli.facts import Outcome as Outcome  # noqa: PLC0414  events export it
+from toka_cli.facts import TaskInfo as TaskInfo  # noqa: PLC0414  events export it
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
@@ -128,10 +87,21 @@ class RunStopped(Event, frozen=True, tag="run.stopped"):
 
 
 class RunWarned(Event, frozen=True, tag="run.warned"):
-    """Something a person should know: a wall that is not in force, an agent left out."""
+    """Something a person should know: a wall that is not in force, an agent left out. `at_once`: from now on so many agents may run at once."""
 
     message: str
     code: str = "warning"
+    at_once: int | None = None
+
+
+class RunHeld(Event, frozen=True, tag="run.held"):
+    """Nothing new starts for now, because this machine has no room; what runs goes on."""
+
+    reason: str
+
+
+class RunReleased(Event, frozen=True, tag="run.released"):
+    """There is room again: agents start as they did before."""
 
 
 class CommandReceived(Event, frozen=True, tag="command.received"):
@@ -197,13 +167,17 @@ class AgentStopping(Event, frozen=True, tag="agent.stopping"):
 
 
 class AgentExited(Event, frozen=True, tag="agent.exited"):
-    """Its process tree is gone. Usage is that of the whole tree: seconds of CPU, bytes at the peak as far as seen."""
+    """Its process tree is gone. Usage is that of the whole tree: seconds of CPU, bytes at the peak as far as seen.
+
+    `worked_s` is the working time of the agent so far, all its processes together and without pauses: what its time limit counts.
+    """
 
     exit_code: int | None = None
     signal: int | None = None
     rung: str | None = None
     cpu_time_s: float | None = None
     peak_memory_bytes: int | None = None
+    worked_s: float | None = None
 
 
 class AgentBackedOff(Event, frozen=True, tag="agent.backoff"):
@@ -229,9 +203,10 @@ class AgentFailed(Event, frozen=True, tag="agent.failed"):
 
 
 class AgentStopped(Event, frozen=True, tag="agent.stopped"):
-    """It was ended before it was done."""
+    """It was ended before it was done. `rung` says what it took where that is not known from its process (a gate's cell was stopped)."""
 
     reason: str
+    rung: str | None = None
 
 
 class AgentSkipped(Event, frozen=True, tag="agent.skipped"):
@@ -323,11 +298,13 @@ class ToolCalled(Event, frozen=True, tag="tool.called"):
 
 
 class ToolDone(Event, frozen=True, tag="tool.done"):
-    """A tool call came back."""
+    """A tool call came back. In a conversation its result is kept beside the event; a long one in the artifact named by its sha256."""
 
     call_id: str
     ok: bool
     error: str | None = None
+    result_bytes: int | None = None
+    artifact: str | None = None
 
 
 class ToolDenied(Event, frozen=True, tag="tool.denied"):
@@ -335,6 +312,63 @@ class ToolDenied(Event, frozen=True, tag="tool.denied"):
 
     tool: str
     capability: str
+    message: str
+
+
+class LlmStarted(Event, frozen=True, tag="llm.started"):
+    """A model is about to be asked, for reply number `turn` of the conversation that began with this attempt at the task. What it is told is kept beside."""
+
+    turn: int
+    model: str
+    attempt: int = 1
+
+
+class LlmAsked(Event, frozen=True, tag="llm.asked"):
+    """A request of this turn goes out to a provider, `number` counts them from 1. So much it can cost at most; a price that is not known counts as nothing."""
+
+    turn: int
+    model: str
+    number: int
+    most_usd: float
+    most_tokens: int
+
+
+class LlmUnanswered(Event, frozen=True, tag="llm.unanswered"):
+    """A request came to nothing, and another may follow. `usd` and `tokens` are charged for it: the most, where nobody knows what was used."""
+
+    turn: int
+    number: int
+    cause: str
+    message: str
+    usd: float = 0.0
+    tokens: int = 0
+
+
+class LlmReplied(Event, frozen=True, tag="llm.replied"):
+    """A model answered; the answer is kept beside the event. `calls` are the tools that it wants to call next.
+
+    `cost_usd` is None when no price is known. `cached_tokens` are those of `input_tokens` that the provider had in its prompt cache; with `from_cache`
+    toka itself had the answer, and nothing was paid. Of `duration_s` seconds, `waited_s` were spent waiting for the model's turn to be asked.
+    """
+
+    turn: int
+    model: str
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None = None
+    cached_tokens: int = 0
+    from_cache: bool = False
+    calls: tuple[str, ...] = ()
+    duration_s: float | None = None
+    waited_s: float = 0.0
+
+
+class LlmFailed(Event, frozen=True, tag="llm.failed"):
+    """No answer came. `cause` is a stable word: that of the provider, `budget`, `replay_miss`, `stopped`, or `abandoned` (it may have been paid)."""
+
+    turn: int
+    cause: str
     message: str
 
 
@@ -348,12 +382,11 @@ class DeliverableRecorded(Event, frozen=True, tag="deliverable.recorded"):
 
 
 AnyEvent = Union[  # noqa: UP007  forty lines of `|` read worse
-    RunCreated, RunStarted, RunPaused, RunResumed, RunStopping, RunInterrupted, RunRequeued, RunSucceeded, RunFailed, RunStopped,
-    RunWarned, CommandReceived,
-    AgentCreated, AgentQueued, AgentStarting, AgentStarted, AgentNoted, AgentMeasured, AgentPaused, AgentResumed, AgentStopping,
-    AgentExited, AgentBackedOff, AgentRequeued, AgentSucceeded, AgentFailed, AgentStopped, AgentSkipped,
-    TaskStarted, TaskRetrying, TaskRequeued, TaskSucceeded, TaskFailed, TaskSkipped, TaskStopped,
-    GateStarted, GatePassed, GateFailed, ToolCalled, ToolDone, ToolDenied, DeliverableRecorded,
+    RunCreated, RunStarted, RunPaused, RunResumed, RunStopping, RunInterrupted, RunRequeued, RunSucceeded, RunFailed, RunStopped, RunWarned, RunHeld,
+    RunReleased, CommandReceived, AgentCreated, AgentQueued, AgentStarting, AgentStarted, AgentNoted, AgentMeasured, AgentPaused, AgentResumed,
+    AgentStopping, AgentExited, AgentBackedOff, AgentRequeued, AgentSucceeded, AgentFailed, AgentStopped, AgentSkipped, TaskStarted, TaskRetrying,
+    TaskRequeued, TaskSucceeded, TaskFailed, TaskSkipped, TaskStopped, GateStarted, GatePassed, GateFailed, ToolCalled, ToolDone, ToolDenied,
+    LlmStarted, LlmAsked, LlmUnanswered, LlmReplied, LlmFailed, DeliverableRecorded,
 ]  # fmt: skip
 
 

@@ -71,6 +71,8 @@ RUN_MOVES: Final[dict[tuple[RunState, str], RunState]] = {
     (R.PAUSED, "run.stopping"): R.STOPPING,
     (R.RUNNING, "run.succeeded"): R.SUCCEEDED,
     (R.RUNNING, "run.failed"): R.FAILED,
+    # Its agents were stopped one by one; nobody stopped the run as a whole.
+    (R.RUNNING, "run.stopped"): R.STOPPED,
     # A stop that loses the race against the natural end ends as the natural end would have.
     (R.STOPPING, "run.succeeded"): R.SUCCEEDED,
     (R.STOPPING, "run.failed"): R.FAILED,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox.cells import Player, users
 from toka_cli.agent.client import Client
 from toka_cli.agent.command import CommandRunner
 from toka_cli.agent.executor import AgentExecutor
@@ -30,6 +31,7 @@ class ScriptedKernel:
         self.ours, self.theirs = socket.socketpair()
         self.heard = []
         self.answers = lambda method, params: None
+        self.asked = {}
         self._reader = frames.FrameReader()
         self._scheduler = scheduler
         scheduler.watch(self.ours.fileno(), self._readable)
@@ -54,6 +56,7 @@ class ScriptedKernel:
             frame = frames.decode(body)
             params = read(TO_KERNEL[frame.method].params, frame.params)
             self.heard.append((frame.method, params))
+            self.asked[frame.method] = frame.id
             answer = self.answers(frame.method, params)
             if frame.id is not None:
                 answer = self.defaults(frame.method, params) if answer is None else answer
@@ -65,6 +68,10 @@ class ScriptedKernel:
     def hang_up(self):
         self._scheduler.unwatch(self.ours.fileno())
         self.ours.close()
+
+    def reply(self, method, answer):
+        """Answer the last call of a method, which was not answered at once."""
+        self.ours.sendall(frames.reply(self.asked[method], answer))
 
     def order(self, method, params):
         self.ours.sendall(frames.request(method, params))
@@ -152,3 +159,17 @@ def go(scheduler):
         return scheduler.run(coroutine)
 
     return run
+
+
+@pytest.fixture(params=users())
+def player(request):
+    """Plays bodies with real cells behind walls, as root and as an ordinary user."""
+    made = Player(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["full", "standard"])
+def level(request):
+    """The walls of a cell."""
+    return request.param

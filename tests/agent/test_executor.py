@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -208,10 +209,11 @@ def test_a_pause_lets_what_runs_end_and_starts_nothing_until_it_is_over(go, cell
         return
 
     async def resume():
+        # Turn by turn: the clock stands, so no time passes that could be waited for.
         while not any(isinstance(params, messages.FinishAttempt) for _, params in kernel.heard):
-            await scheduler.rest((), 0.001)
-        for _ in range(20):
-            await scheduler.rest((), 0.001)
+            await scheduler.rest((), 0.0)
+        for _ in range(200):
+            await scheduler.rest((), 0.0)
         stop_points.append(kernel.words())
         executor.resume()
 
@@ -219,6 +221,99 @@ def test_a_pause_lets_what_runs_end_and_starts_nothing_until_it_is_over(go, cell
     run(go, executor)
     assert stop_points == [["start a.1", "finish a.1 ok"]]
     assert kernel.words()[-2:] == ["start b.1", "finish b.1 ok"]
+
+
+class Jumping:
+    """The real clock, and what a test adds to it."""
+
+    def __init__(self):
+        self.added = 0.0
+
+    def __call__(self):
+        return time.monotonic() + self.added
+
+
+@pytest.fixture
+def jumping(scheduler):
+    scheduler._raw_clock = clock = Jumping()
+    return clock
+
+
+def give(path):
+    path.write_text("x\n")
+
+
+def test_what_runs_in_a_pause_goes_on_and_no_deadline_of_it_passes(go, cell, kernel, make_task, scheduler, jumping, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    executor = cell(make_task("a", run="read x < gate; echo went on", timeout_s=50.0))
+
+    async def main():
+        work = scheduler.spawn(executor.run())
+        while not executor.tasks.runner.scheduler._by_fd:
+            await scheduler.rest((), 0.0)
+        executor.pause()
+        jumping.added = 1000.0
+        for _ in range(50):
+            await scheduler.rest((), 0.0)
+        assert kernel.words() == ["start a.1"]
+        give(tmp_path / "gate")
+        while len(kernel.words()) < 2:
+            await scheduler.rest((), 0.0)
+        executor.resume()
+        await scheduler.join(work)
+
+    go(main())
+    assert kernel.words() == ["start a.1", "finish a.1 ok"]
+    (finished,) = kernel.said(messages.FinishAttempt)
+    assert finished.outcome.output == "went on\n"
+    assert finished.outcome.duration_s < 900.0
+
+
+def test_a_deadline_goes_on_where_it_stood(go, cell, kernel, make_task, scheduler, jumping):
+    executor = cell(make_task("a", run="exec sleep 1000", timeout_s=50.0))
+
+    async def main():
+        work = scheduler.spawn(executor.run())
+        while not scheduler._by_fd:
+            await scheduler.rest((), 0.0)
+        executor.pause()
+        jumping.added = 1000.0
+        executor.resume()
+        jumping.added += 40.0
+        for _ in range(50):
+            await scheduler.rest((), 0.0)
+        assert kernel.words() == ["start a.1"]
+        jumping.added += 20.0
+        await scheduler.join(work)
+
+    go(main())
+    (finished,) = kernel.said(messages.FinishAttempt)
+    assert finished.reason.startswith("limit.task_timeout")
+
+
+def test_in_a_pause_no_further_attempt_starts(go, cell, kernel, make_task, scheduler, jumping):
+    executor = cell(make_task("a"))
+
+    def answers(method, params):
+        if isinstance(params, messages.FinishAttempt) and params.attempt == 1:
+            scheduler.spawn(later())
+            return messages.Verdict("retry", delay_s=30.0)
+        return None
+
+    async def later():
+        for _ in range(20):
+            await scheduler.rest((), 0.0)
+        executor.pause()
+        jumping.added = 1000.0
+        for _ in range(50):
+            await scheduler.rest((), 0.0)
+        assert kernel.words() == ["start a.1", "finish a.1 ok"]
+        executor.resume()
+        jumping.added += 31.0
+
+    kernel.answers = answers
+    run(go, executor)
+    assert kernel.words() == ["start a.1", "finish a.1 ok", "start a.2", "finish a.2 ok"]
 
 
 def test_a_stop_ends_a_pause(go, cell, kernel, make_task, scheduler):

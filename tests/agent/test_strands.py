@@ -360,3 +360,48 @@ def test_strands_that_are_left_when_the_main_one_ends_are_left_quietly(skipping)
 
     skipping.run(main())
     gc.collect()
+
+
+# --- a clock that stands still ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("told", "frozen_s", "counted"), [(True, 0.0, 5.0), (True, 60.0, 5.0), (False, 60.0, 5.0), (False, 0.0, 65.0)])
+def test_time_in_which_it_stood_is_counted_nowhere(told, frozen_s, counted):
+    """Sixty seconds of pause: the clock was told to stand when they began, or only hears of it when they are over. Never are they left out twice."""
+    clock = Clock()
+    scheduler = Scheduler(clock)
+    clock.now += 2.0
+    if told:
+        scheduler.stand_still()
+    clock.now += 60.0
+    if told:
+        assert scheduler.clock() == 102.0
+        scheduler.stand_still()
+    scheduler.go_on(frozen_s)
+    clock.now += 3.0
+    assert scheduler.clock() == 100.0 + counted
+
+
+def test_while_it_stands_a_descriptor_wakes_and_a_deadline_does_not(pipe):
+    clock = Clock()
+    scheduler, (read, write) = Scheduler(clock), pipe()
+    woken = []
+
+    async def late():
+        await scheduler.rest((), 10.0)
+        woken.append("late")
+
+    async def main():
+        strand = scheduler.spawn(late())
+        await scheduler.rest((), 0.0)
+        scheduler.stand_still()
+        clock.now += 1000.0
+        os.write(write, b"x")
+        assert await scheduler.rest((read,), 20.0) == (read,)
+        assert woken == []
+        scheduler.go_on()
+        clock.now += 11.0
+        await scheduler.join(strand)
+
+    scheduler.run(main())
+    assert woken == ["late"]

@@ -41,13 +41,20 @@ WAYS: list[tuple[str, int, Any]] = [
     ("no such file", 4, lambda toka: ("orchestrate", toka.root / "none.yaml")),
     ("no such run", 4, lambda toka: ("run", "show", "none")),
     ("no such agent of --only", 4, lambda toka: ("orchestrate", toka.spec("a", run("true")), "--only", "b")),
-    ("a sandbox that cannot be given", 5, lambda toka: ("orchestrate", toka.spec("a", run("true")), "--require-sandbox", "full")),
+    ("a sandbox that cannot be given", 5, lambda toka: (*no_namespaces(toka), "orchestrate", toka.spec("a", run("true")), "--require-sandbox", "full")),
     ("a workspace that cannot be given", 5, lambda toka: ("orchestrate", toka.spec("a", run("true"), workspace={"mode": "copy"}))),
     ("no model", 6, lambda toka: ("orchestrate", toka.spec("a", [{"description": "Think"}]))),
     ("no state folder", 6, lambda toka: ("--state-dir", "/proc/none", "orchestrate", toka.spec("a", run("true")))),
     ("the run's time limit", 124, lambda toka: ("orchestrate", toka.spec("a", run("sleep 1000")), "--timeout", "200ms")),
     ("the code's own status", 42, lambda toka: ("runtime", "exec", "--shell", "exit 42")),
 ]
+
+
+def no_namespaces(toka: Any) -> tuple[Any, ...]:
+    """Settings under which the level full cannot be had, whatever the machine."""
+    path = toka.root / "standard.toml"
+    path.write_text('[process]\nwalls = "standard"\n')
+    return ("--config", path)
 
 
 def config(toka: Any) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from toka_cli.agent import executor, main, task
+from toka_cli.agent import dialogue, executor, main, task, tool_runs
 from toka_cli.errors import ProtocolError
 from toka_cli.kernel import session
 from toka_cli.orchestrator import control as control_server
@@ -32,7 +32,7 @@ def test_the_kernel_answers_every_method_and_no_other():
 
 
 def test_the_cell_says_every_method():
-    assert set(TO_KERNEL) <= texts_in(executor, main, task)
+    assert set(TO_KERNEL) <= texts_in(executor, main, task, tool_runs, dialogue)
 
 
 def test_the_cell_obeys_every_order():
@@ -40,7 +40,7 @@ def test_the_cell_obeys_every_order():
 
 
 def test_the_owner_gives_every_order():
-    sources = Path(control_server.__file__).parent.glob("*.py")
+    sources = [*Path(control_server.__file__).parent.glob("*.py"), Path(session.__file__).parent / "talks.py"]
     assert set(TO_CELL) <= {
         node.value for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
     }

@@ -288,3 +288,37 @@ def test_progress_never_goes_back_in_any_legal_history(choices):
             assert (now.ended_at is not None) == (now.state in lifecycle.AGENT_FINAL)
     assert fold(history) == folded.view
     assert msgspec.json.decode(msgspec.json.encode(folded.view), type=RunView) == folded.view
+
+
+def test_a_run_that_is_held_says_why_until_it_is_not():
+    view = fold(records(*HEAD, e.RunHeld("memory is short")))
+    assert (view.held, view.state) == ("memory is short", RunState.RUNNING)
+    assert fold(records(*HEAD, e.RunHeld("memory is short"), e.RunReleased())).held is None
+    assert fold(records(*HEAD, e.RunHeld("memory is short"), (e.AgentStopped("x"), ONE), e.RunStopped("agents_stopped: one"))).held is None
+    assert fold(records(*HEAD, e.RunHeld("memory is short"), e.RunInterrupted("x"), e.RunRequeued())).held is None
+
+
+def test_fewer_agents_at_once_are_what_the_run_has_from_then_on():
+    view = fold(records(*HEAD, e.RunWarned("at most 2 agents at once from now on: fork: no room", "crowded", 2), e.RunWarned("something else")))
+    assert view.options == {"a": 1, "at_once": 2, "max_agents_reason": "fork: no room"}
+    assert len(view.warnings) == 2
+
+
+def test_working_time_is_what_was_noted_last():
+    folded = Fold(RunView(id=""))
+    for record in records(*HEAD, *UP):
+        folded.apply(record)
+    assert folded.agents[ONE].worked_s is None
+    assert folded.sample(ONE, None, None, 4.5)
+    assert folded.agents[ONE].worked_s == 4.5
+    folded.apply(e.Record(8, 110.0, e.AgentExited(0, worked_s=5.0), ONE))
+    assert folded.agents[ONE].worked_s == 5.0
+    assert not folded.sample(ONE, None, None, 9.0), "a late sample"
+    assert folded.agents[ONE].worked_s == 5.0
+
+
+def test_the_rung_of_a_stopped_gate_is_told_by_the_end():
+    stopped = fold(records(*HEAD, *UP, (e.AgentStopping("user"), ONE), (e.AgentStopped("stopped: user", "term"), ONE)))
+    assert stopped.agents[0].rung == "term"
+    exited = (e.AgentExited(None, 9, "kill"), ONE)
+    assert fold(records(*HEAD, *UP, (e.AgentStopping("user"), ONE), exited, (e.AgentStopped("stopped: user"), ONE))).agents[0].rung == "kill"

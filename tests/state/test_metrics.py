@@ -11,6 +11,7 @@ from toka_cli.state.metrics import stats
 def test_nothing_is_counted_where_nothing_is(state_dir):
     found = stats(state_dir)
     assert (found.runs, found.tasks_total, found.agents_active) == ({}, 0, 0)
+    assert (found.model_turns, found.model_requests, found.model_cost_usd, found.model_agents_unpriced) == (0, 0, 0.0, 0)
     assert (found.success_rate, found.agent_duration_s, found.task_duration_s, found.memory_bytes, found.cpu_time_s, found.uptime_s) == (
         None,
     ) * 6
@@ -51,3 +52,33 @@ def test_everything_is_counted(state_dir, done_run, new_log, tools, clock):
     assert found.agent_duration_s == pytest.approx(4.0)
     assert found.task_duration_s == pytest.approx(1.0)
     assert (found.memory_bytes, found.cpu_time_s, found.uptime_s) == (500, 3.5, 8.0)
+
+
+def test_what_models_cost_is_counted_over_finished_and_live_runs(state_dir, new_log, tools):
+    logs = [new_log(run) for run in ("a000000000", "b000000000", "c000000000")]
+    for log, price in zip(logs, (0.25, 0.00003, None), strict=True):
+        one, two = tools.begin(log, "one", "two")
+        for agent, cost in ((one, price), (two, 0.5)):
+            tools.up(log, agent)
+            log.append(e.TaskStarted(), agent=agent, task="t1")
+            log.append(e.LlmReplied(1, "x", "stop", 100, 10, cost), agent=agent, task="t1")
+            log.append(e.LlmReplied(2, "x", "stop", 100, 10, 0.0, from_cache=True), agent=agent, task="t1")
+        log.flush()
+    tools.finish(logs[0], *(f"a000000000-{number}" for number in (1, 2)))
+    logs[0].close()
+    found = stats(state_dir)
+    assert found.runs == {"succeeded": 1, "running": 2}
+    assert (found.model_turns, found.model_requests, found.model_input_tokens, found.model_output_tokens) == (12, 6, 600, 60)
+    assert found.model_cost_usd == pytest.approx(1.75003), "what is known of it"
+    assert found.model_agents_unpriced == 1
+
+
+def test_where_no_price_is_known_there_is_no_sum(state_dir, new_log, tools):
+    log = new_log()
+    (one,) = tools.begin(log, "one")
+    tools.up(log, one)
+    log.append(e.TaskStarted(), agent=one, task="t1")
+    log.append(e.LlmReplied(1, "x", "stop", 100, 10, None), agent=one, task="t1")
+    log.flush()
+    found = stats(state_dir)
+    assert (found.model_requests, found.model_cost_usd, found.model_agents_unpriced) == (1, None, 1)

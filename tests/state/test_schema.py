@@ -121,16 +121,15 @@ def test_a_missing_file_is_said_to_be_missing(folder):
 def test_an_older_file_is_copied_aside_and_brought_up_to_date(done_run):
     folder = done_run()
     connection = schema.connect(folder.database, lambda: 1)
-    schema.migrate(
-        connection, folder.database, ("CREATE TABLE more (x INTEGER) STRICT;\nINSERT INTO more VALUES (1);", "INSERT INTO more VALUES (2)")
-    )
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    more = ("CREATE TABLE more (x INTEGER) STRICT;\nINSERT INTO more VALUES (1);", "INSERT INTO more VALUES (2)")
+    schema.migrate(connection, folder.database, (*schema.MIGRATIONS, *more))
+    assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION + 2,)
     assert connection.execute("SELECT x FROM more").fetchall() == [(1,), (2,)]
     connection.close()
-    backup = folder.database.with_name("run.db.v1.bak")
+    backup = folder.database.with_name(f"run.db.v{schema.VERSION}.bak")
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     old = sqlite3.connect(backup)
-    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    assert old.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
     assert old.execute("SELECT COUNT(*) FROM events").fetchone() == (len(read_events_of(backup)),)
     assert old.execute("SELECT name FROM sqlite_schema WHERE name = 'more'").fetchall() == []
     old.close()
@@ -145,8 +144,9 @@ def test_a_migration_that_fails_leaves_the_former_version(done_run):
     folder = done_run()
     connection = schema.connect(folder.database, lambda: 1)
     with pytest.raises(sqlite3.Error, match="nowhere"):
-        schema.migrate(connection, folder.database, ("CREATE TABLE more (x INTEGER) STRICT;\nINSERT INTO nowhere VALUES (1);",))
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        broken = "CREATE TABLE more (x INTEGER) STRICT;\nINSERT INTO nowhere VALUES (1);"
+        schema.migrate(connection, folder.database, (*schema.MIGRATIONS, broken))
+    assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
     assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'more'").fetchall() == []
     connection.close()
     assert load_run(folder).agents

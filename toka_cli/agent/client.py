@@ -38,12 +38,20 @@ class Client:
 
     async def call(self, method: str, params: messages.Message, answer: type[T]) -> T:
         """Ask and wait. Raises CallRefused, OwnerGone, ProtocolError."""
-        assert TO_KERNEL[method].result is answer
-        self._last_id += 1
-        call_id = self._last_id
-        signal = self._calls[call_id] = Signal(self._scheduler)
-        self._send(frames.request(method, params, call_id))
+        signal = self.begin(method, params)
         await signal.wait()
+        return self.answer(method, signal, answer)
+
+    def begin(self, method: str, params: messages.Message) -> Signal:
+        """Ask; the signal is set when the answer is there. Raises OwnerGone, ProtocolError."""
+        self._last_id += 1
+        signal = self._calls[self._last_id] = Signal(self._scheduler)
+        self._send(frames.request(method, params, self._last_id))
+        return signal
+
+    def answer(self, method: str, signal: Signal, answer: type[T]) -> T:
+        """The answer that a signal of `begin` carries once it is set. Raises CallRefused, OwnerGone, ProtocolError."""
+        assert TO_KERNEL[method].result is answer
         frame = signal.value
         if frame is None:
             raise OwnerGone

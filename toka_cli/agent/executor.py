@@ -4,6 +4,8 @@ attempt and tells it how the attempt ended. Never decides what counts: success, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from toka_cli.agent.client import Client, OwnerGone
@@ -30,6 +32,9 @@ class AgentExecutor:
     broken: Exception | None = None
     changed: Signal | None = None
 
+    def __post_init__(self) -> None:
+        self.tasks.pace = self
+
     def stop(self, reason: str) -> None:
         """Start nothing more and end what runs; its attempts are reported as stopped."""
         if self.stop_reason is None:
@@ -41,15 +46,35 @@ class AgentExecutor:
             self._wake()
 
     def pause(self) -> None:
-        """Start nothing new until `resume`."""
+        """Start nothing new until `resume`. What runs goes on, but no deadline comes nearer."""
         if self.paused is None and self.stop_reason is None:
             self.paused = Signal(self.scheduler)
+            self.scheduler.stand_still()
 
-    def resume(self) -> None:
-        """Go on."""
+    def resume(self, frozen_s: float = 0.0) -> None:
+        """Go on. `frozen_s` seconds of the pause stood the whole process still."""
+        self.scheduler.go_on(frozen_s)
         if self.paused is not None:
             self.paused.set()
             self.paused = None
+
+    async def step(self) -> None:
+        """Asked by a conversation before each of its steps: wait while paused. Raises Cancelled once a stop was ordered."""
+        while self.paused is not None:
+            await self.paused.wait()
+        if self.stop_reason is not None:
+            raise Cancelled
+
+    @contextmanager
+    def asking(self, task: str) -> Iterator[None]:
+        """While a model is asked, a stop waits for the kernel's answer: a reply that is paid for is kept. Raises Cancelled afterwards if there was a stop."""
+        self.resting.discard(task)
+        try:
+            yield
+        finally:
+            self.resting.add(task)
+        if self.stop_reason is not None:
+            raise Cancelled
 
     async def run(self) -> None:
         """The main path: start, wait for a change, until all tasks have ended."""
@@ -111,6 +136,8 @@ class AgentExecutor:
         """Attempts at one task until the kernel's verdict is not `retry`; `succeeded`, `failed` or `stopped`."""
         attempt = 1
         while True:
+            while self.paused is not None:
+                await self.paused.wait()
             go = await self.client.call("attempt.start", m.StartAttempt(task.id, attempt), m.Go)
             if not go.go:
                 return "allowed" if task.allow_failure else "failed"

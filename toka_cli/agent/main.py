@@ -17,15 +17,18 @@ from toka_cli.agent.executor import AgentExecutor
 from toka_cli.agent.strands import Scheduler
 from toka_cli.agent.task import TaskExecutor
 from toka_cli.protocol import messages as m
+from toka_cli.protocol import talk as t
+from toka_cli.sandbox.inner import Inner
+from toka_cli.tools.plugins import add_loaded
 
 # Without a limit in the spec, a command may still not fill the disk of the machine.
 DEFAULT_OUTPUT_BYTES = 10 << 20
 
 
-def run(door: socket.socket, isolation: dict[str, Any]) -> int:
-    """Work until done; the exit status of the cell: 0 done, 3 the kernel is gone."""
+def run(door: socket.socket, isolation: dict[str, Any], inner: Inner | None = None) -> int:
+    """Work until done; the exit status of the cell: 0 done, 3 the kernel is gone. `inner` makes the second walls, around each command."""
     scheduler = Scheduler()
-    cell = Cell(door, scheduler, isolation)
+    cell = Cell(door, scheduler, isolation, inner)
     try:
         scheduler.run(cell.work())
     except OwnerGone:
@@ -36,9 +39,10 @@ def run(door: socket.socket, isolation: dict[str, Any]) -> int:
 class Cell:
     """One agent at work: `work` is all it does."""
 
-    def __init__(self, door: socket.socket, scheduler: Scheduler, isolation: dict[str, Any]) -> None:
+    def __init__(self, door: socket.socket, scheduler: Scheduler, isolation: dict[str, Any], inner: Inner | None = None) -> None:
         self.scheduler = scheduler
         self.isolation = isolation
+        self.inner = inner
         self.client = Client(door, scheduler, self.order)
         self.executor: AgentExecutor | None = None
         self.early: list[m.Message] = []
@@ -53,14 +57,18 @@ class Cell:
         elif isinstance(message, m.PauseAgent):
             executor.pause()
         elif isinstance(message, m.ResumeAgent):
-            self.scheduler.skip(message.frozen_s)
-            executor.resume()
+            executor.resume(message.frozen_s)
+        elif isinstance(message, t.TalkWait):
+            executor.tasks.talk_waits(message)
 
     async def work(self) -> None:
         """From hello to finish. Raises OwnerGone."""
         brief = await self.client.call("agent.hello", m.Hello(os.getpid(), self.isolation), m.AgentBrief)
+        for broken in add_loaded(brief.plugins) if brief.plugins else ():
+            # Into the cell's own log: whoever misses the tool will look there.
+            os.write(2, f"tools of the package entry {broken.name} cannot be used here: {broken.reason}\n".encode("utf-8", "replace"))
         output_bytes = brief.limits.output_bytes if brief.limits.output_bytes is not None else DEFAULT_OUTPUT_BYTES
-        runner = CommandRunner(self.scheduler, dict(os.environ), brief.workdir, output_bytes)
+        runner = CommandRunner(self.scheduler, dict(os.environ), brief.workdir, output_bytes, self.inner, brief.walls)
         # The private folder is the owner's to remove.
         tasks = TaskExecutor(brief, self.client, runner, Path(os.environ.get("TMPDIR", "/tmp")))  # noqa: S108  only where a cell has no folder
         self.executor = AgentExecutor(brief, self.client, self.scheduler, tasks)

@@ -91,6 +91,7 @@ class Scheduler:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._raw_clock = clock
         self._skipped_s = 0.0
+        self._stood_at: float | None = None
         self.now = clock()
         self.current: Strand | None = None
         self._ready: deque[tuple[Strand, tuple[int, ...], BaseException | None]] = deque()
@@ -102,12 +103,19 @@ class Scheduler:
         self._callbacks: dict[int, Callable[[], None]] = {}
 
     def clock(self) -> float:
-        """Seconds on this scheduler's clock, without what was skipped."""
-        return self._raw_clock() - self._skipped_s
+        """Seconds on this scheduler's clock, without what was skipped; it can stand still."""
+        return (self._raw_clock() if self._stood_at is None else self._stood_at) - self._skipped_s
 
-    def skip(self, seconds: float) -> None:
-        """Count these seconds nowhere: the whole process was frozen."""
-        self._skipped_s += seconds
+    def stand_still(self) -> None:
+        """Let the clock stand until `go_on`: no deadline comes nearer, while descriptors and signals wake strands as ever."""
+        if self._stood_at is None:
+            self._stood_at = self._raw_clock()
+
+    def go_on(self, frozen_s: float = 0.0) -> None:
+        """Let the clock go on. At least `frozen_s` seconds are counted nowhere: the whole process was frozen, perhaps before it was told to stand still."""
+        stood_s = 0.0 if self._stood_at is None else self._raw_clock() - self._stood_at
+        self._stood_at = None
+        self._skipped_s += max(stood_s, frozen_s)
 
     def spawn(self, coroutine: Coroutine[Wait, Any, Any]) -> Strand:
         """Begin a strand; it runs from the next turn on."""
@@ -220,6 +228,9 @@ class Scheduler:
         while self._timers and self._timers[0][2].wait is not self._timers[0][3]:
             heapq.heappop(self._timers)
         timeout = max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
+        if timeout and self._stood_at is not None:
+            # It would be as far away when it is over.
+            timeout = None
         woken: dict[Strand, list[int]] = {}
         for key, _ in self._selector.select(timeout):
             if (callback := self._callbacks.get(key.fd)) is not None:
@@ -235,7 +246,7 @@ class Scheduler:
                 self._resume(strand, ())
 
     def _take_time(self) -> None:
-        """Set `now`. This process may have been frozen at any point, and what tells it so (`skip`) was sent before it went on: it is heard between two
+        """Set `now`. This process may have been frozen at any point, and what tells it so (`go_on`) was sent before it went on: it is heard between two
         looks at the clock, and the earlier one counts. So no deadline passes in time that nobody had.
         """
         before = self.clock()

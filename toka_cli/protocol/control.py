@@ -106,7 +106,11 @@ class ControlClient:
     """A blocking connection to an owner. Raises Unavailable when nobody answers within ANSWER_TIMEOUT_S seconds."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except PermissionError as error:
+            # Within the walls of another toka. Raised before there is anything to close.
+            raise Unavailable("the run's owner cannot be reached: unix sockets are refused here", code="owner_silent") from error
         self._socket.settimeout(ANSWER_TIMEOUT_S)
         self._reader = frames.FrameReader()
         self._bodies: list[bytes] = []

@@ -5,7 +5,7 @@ Plain msgspec Structs, decoded and validated on both sides. Nothing here does an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -56,7 +56,10 @@ class Walls(Message, frozen=True):
 
 
 class PromptContext(Message, frozen=True):
-    """What an agent's prompts are built from besides the task: who it is, what it is for, and how its model is asked. Empty parts are left out."""
+    """What an agent's prompts are built from besides the task: who it is, what it is for, and how its model is asked. Empty parts are left out.
+
+    `templates` are the user's own, by name, in place of those that ship with toka; the kernel fills them in. `context_window` is in tokens.
+    """
 
     title: str = ""
     description: str = ""
@@ -71,6 +74,7 @@ class PromptContext(Message, frozen=True):
     temperature: float | None = None
     max_output_tokens: int | None = None
     context_window: int | None = None
+    templates: dict[str, str] = {}
 
 
 class Check(Message, frozen=True):
@@ -81,7 +85,10 @@ class Check(Message, frozen=True):
 
 
 class TaskBrief(Message, frozen=True):
-    """One task as the cell runs it. Which of `run`, `source` and `tool` is set follows from `kind`. `walls` are those of its commands, where it has its own."""
+    """One task as the cell runs it. Which of `run`, `source`, `tool` and `custom` is set follows from `kind`.
+
+    `walls` are those of its commands, where it has its own.
+    """
 
     id: str
     description: str
@@ -91,6 +98,7 @@ class TaskBrief(Message, frozen=True):
     language: str | None = None
     source: str | None = None
     tool: str | None = None
+    custom: str | None = None
     args: dict[str, Any] = {}
     agent: str | None = None
     input: Any = None
@@ -110,7 +118,8 @@ class TaskBrief(Message, frozen=True):
 class AgentBrief(Message, frozen=True):
     """All that a cell gets to know: who it is, where it works, what to do. Answer to `agent.hello`.
 
-    `walls` are the second layer, around each command; None: commands run within the cell's own.
+    `walls` are the second layer, around each command; None: commands run within the cell's own. `plugins`: where packages
+    lie, if tools of other packages are part of the run.
     """
 
     agent_id: str
@@ -124,12 +133,15 @@ class AgentBrief(Message, frozen=True):
     heartbeat_s: float = 5.0
     walls: Walls | None = None
     prompt: PromptContext | None = None
+    plugins: tuple[str, ...] = ()
 
 
 class SpawnRequest(Message, frozen=True):
     """Asks for a cell. Sent to the fork server with three descriptors beside it: the door, the lifeline and the cell's own log.
 
-    `environment` is complete: nothing is inherited. `walls` None: no walls at all (said aloud, or none can be had).
+    `environment` is complete: nothing is inherited. `walls` None: no walls at all (said aloud, or none can be had). `private` is the agent's own folder, which
+    it may write whatever the walls say. `proxy_port`: where the kernel's proxy listens, at `standard`; at `full` the cell makes a listener in its own network
+    and hands it over through a fourth descriptor (`TOKA_PROXY_TOKEN` in the environment is what clients show there).
     """
 
     run_id: str
@@ -140,6 +152,13 @@ class SpawnRequest(Message, frozen=True):
     owner_pid: int = 0
     sandbox: bool = True
     walls: Walls | None = None
+    private: str = ""
+    proxy_port: int = 0
+
+
+# Exit statuses of a cell that did not get to work: something went wrong, or a wall that was planned cannot be put up. Its own words are in its log.
+EXIT_NOT_BORN: Final = 120
+EXIT_NOT_HELD: Final = 121
 
 
 class Forked(Message, frozen=True):
@@ -227,19 +246,25 @@ class CallTool(Message, frozen=True):
 
 
 class ToolReply(Message, frozen=True):
-    """The kernel's answer to `tool.call`. `result` is set when the kernel itself did the work."""
+    """The kernel's answer to `tool.call`. `hint` says what would make a refused call possible.
+
+    When the kernel itself did the work, `result` is set, or `error`, with what to do about it in `hint`; the call ends with `tool.done` like any other.
+    """
 
     go: bool
     reason: str | None = None
     result: Any = None
+    hint: str | None = None
+    error: str | None = None
 
 
 class FinishTool(Message, frozen=True):
-    """`tool.done`: how the call ended."""
+    """`tool.done`: how the call ended. In a conversation `result` is what the model is told of it."""
 
     call_id: str
     ok: bool
     error: str | None = None
+    result: str | None = None
 
 
 class Measure(Message, frozen=True):
@@ -284,7 +309,7 @@ class ShimReport(Message, frozen=True):
     """What a shim says on its lifeline, one frame each.
 
     `what` is `forked` (pid is the cell's), `exited` (status is that of wait(2)), or `empty` (ECHILD: nothing of the tree is left; CPU seconds and peak bytes
-    are those of the whole tree, the peak being that of its largest process).
+    are those of the whole tree, the peak being that of its largest process; so are the bytes that it asked to write, and those of them that files took).
     """
 
     what: str
@@ -292,6 +317,8 @@ class ShimReport(Message, frozen=True):
     status: int = 0
     cpu_time_s: float | None = None
     peak_memory_bytes: int | None = None
+    asked_bytes: int | None = None
+    dirtied_bytes: int | None = None
     message: str | None = None
 
 

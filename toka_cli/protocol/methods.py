@@ -8,6 +8,7 @@ import msgspec
 
 from toka_cli.errors import ProtocolError
 from toka_cli.protocol import messages as m
+from toka_cli.protocol import talk as t
 
 
 class Method(NamedTuple):
@@ -29,12 +30,15 @@ TO_KERNEL: Final[dict[str, Method]] = {
     "task.output": Method(m.Output, None),
     "tool.call": Method(m.CallTool, m.ToolReply),
     "tool.done": Method(m.FinishTool, m.Ack),
+    "talk.open": Method(t.OpenTalk, t.Talk),
+    "talk.turn": Method(t.TakeTurn, t.Turn),
 }
 
 TO_CELL: Final[dict[str, Method]] = {
     "agent.stop": Method(m.StopAgent, None),
     "agent.pause": Method(m.PauseAgent, None),
     "agent.resume": Method(m.ResumeAgent, None),
+    "talk.wait": Method(t.TalkWait, None),
 }
 
 _DECODERS: Final[dict[type[m.Message], msgspec.json.Decoder[m.Message]]] = {}

@@ -13,7 +13,7 @@ from typing import Final
 from toka_cli import events as e
 from toka_cli.errors import IllegalMove
 from toka_cli.lifecycle import AGENT_FINAL, RUN_FINAL, TASK_FINAL, AgentState, TaskState, next_agent_state, next_run_state, next_task_state
-from toka_cli.state.snapshot import AgentView, Deliverable, GateView, RunView, TaskView
+from toka_cli.state.snapshot import AgentView, Deliverable, GateView, RunView, TaskView, Usage
 
 _GATE_STATES: Final = {"gate.started": "running", "gate.passed": "succeeded", "gate.failed": "failed"}
 _NOTHING_MEASURED: Final = e.Outcome()
@@ -70,19 +70,22 @@ class Fold:
             agent = self.agents.get(record.agent or "")
             if agent is None:
                 raise IllegalMove(f"{kind} is about the agent {record.agent}, which is not part of the run")
+            before = agent.detail
             if group == "agent":
                 self._agent(agent, record, kind)
             elif group == "task":
                 self._task(agent, record, kind)
             else:
                 self._act(agent, record, kind)
+            if agent.detail != before:
+                agent.detail_since = moment(record.at) if agent.detail else None
             self.dirty_agents[agent.id] = agent
         self.view.last_seq = record.seq
 
-    def sample(self, agent_id: str, memory_bytes: int | None, cpu_time_s: float | None) -> bool:
+    def sample(self, agent_id: str, memory_bytes: int | None, cpu_time_s: float | None, worked_s: float | None = None) -> bool:
         """Take in a measurement of the agent's live process tree; False if it has no process (a late sample), and then nothing changes.
 
-        Samples are not events: memory now, its peak and CPU time of a process that has not ended yet are in the stored view only.
+        Samples are not events: memory now, its peak, CPU time and working time of a process that has not ended yet are in the stored view only.
         """
         agent = self.agents.get(agent_id)
         if agent is None or agent.pid is None:
@@ -91,6 +94,8 @@ class Fold:
         agent.peak_memory_bytes = _larger(agent.peak_memory_bytes, memory_bytes)
         if cpu_time_s is not None:
             agent.cpu_time_s = max(agent.cpu_time_s or 0.0, self._cpu_before[agent_id] + cpu_time_s)
+        if worked_s is not None:
+            agent.worked_s = worked_s
         self.dirty_agents[agent_id] = agent
         return True
 
@@ -112,9 +117,16 @@ class Fold:
                 view.created_at = moment(record.at)
             case e.RunWarned():
                 view.warnings.append(event.message)
+                if event.at_once is not None:
+                    # What `why` says of an agent that waits for a slot.
+                    view.options |= {"at_once": event.at_once, "max_agents_reason": event.message.partition(": ")[2] or event.message}
+            case e.RunHeld():
+                view.held = event.reason
+            case e.RunReleased():
+                view.held = None
             case e.RunStarted() | e.RunRequeued():
                 view.started_at = view.started_at or moment(record.at)
-                view.reason = view.exit_code = None
+                view.reason = view.exit_code = view.held = None
             case e.RunStopping():
                 view.reason = event.reason
             case e.RunInterrupted():
@@ -126,6 +138,7 @@ class Fold:
             case _:
                 pass
         if moved and state in RUN_FINAL:
+            view.held = None
             view.ended_at = moment(record.at)
             view.duration_s = elapsed(view.started_at, view.ended_at)
         self.dirty_run = True
@@ -183,6 +196,8 @@ class Fold:
                 agent.peak_memory_bytes = _larger(agent.peak_memory_bytes, event.peak_memory_bytes)
                 if event.cpu_time_s is not None:
                     agent.cpu_time_s = self._cpu_before[agent.id] + event.cpu_time_s
+                if event.worked_s is not None:
+                    agent.worked_s = event.worked_s
             case e.AgentBackedOff():
                 agent.reason, agent.detail = event.reason, f"starts again after {event.delay_s:g}s"
                 agent.pid = agent.memory_bytes = None
@@ -198,7 +213,9 @@ class Fold:
                     agent.progress = 1.0
             case e.AgentFailed():
                 agent.reason, agent.hint = event.reason, event.hint
-            case e.AgentStopped() | e.AgentSkipped():
+            case e.AgentStopped():
+                agent.reason, agent.rung = event.reason, event.rung or agent.rung
+            case e.AgentSkipped():
                 agent.reason = event.reason
             case _:
                 pass
@@ -260,6 +277,8 @@ class Fold:
                 agent.tool_calls += 1
             case e.ToolDenied():
                 agent.denied += 1
+            case e.LlmStarted() | e.LlmAsked() | e.LlmUnanswered() | e.LlmReplied() | e.LlmFailed():
+                self._model(agent, record)
             case e.GateStarted() as event:
                 self._still_open(kind)
                 gate = _gate(agent, event.index, event.description)
@@ -282,6 +301,34 @@ class Fold:
                 pass
 
 
+    def _model(self, agent: AgentView, record: e.Record) -> None:
+        event = record.event
+        task = self.tasks.get((agent.id, record.task or ""))
+        if task is None:
+            raise IllegalMove(f"{event.kind} is about the task {record.task}, which {agent.name} does not have")
+        usages = (task.usage, agent.usage, self.view.usage)
+        if agent.state not in AGENT_FINAL and not isinstance(event, e.LlmAsked | e.LlmUnanswered):
+            # A word about a task that is not under way any more comes late, and says nothing about the agent.
+            detail = f"asking {event.model}, turn {event.turn}" if isinstance(event, e.LlmStarted) else f"executing task {task.id}"
+            agent.detail = detail if task.state is TaskState.RUNNING else agent.detail
+        asked = 0.0, 0
+        for usage in usages:
+            match event:
+                case e.LlmReplied():
+                    _add_usage(usage, event)
+                case e.LlmUnanswered() if task.asked_tokens:
+                    _charge(usage, event.usd, event.tokens)
+                case e.LlmFailed() if task.asked_tokens:
+                    # It was given up, or cut off with its owner: the most is charged. What is said of its request later comes too late.
+                    _charge(usage, task.asked_usd, task.asked_tokens)
+                case e.LlmAsked():
+                    asked = event.most_usd, event.most_tokens
+        if not isinstance(event, e.LlmStarted):
+            task.asked_usd, task.asked_tokens = asked
+            self.dirty_tasks[agent.id, task.id] = task
+            self.dirty_run = True
+
+
 def apply(view: RunView, record: e.Record) -> None:
     """Change a view by one event. Builds the indexes anew each time: who folds more than one event keeps a Fold."""
     Fold(view).apply(record)
@@ -298,6 +345,22 @@ def fold(records: Iterable[e.Record]) -> RunView:
 def _larger(one: int | None, other: int | None) -> int | None:
     known = [value for value in (one, other) if value is not None]
     return max(known, default=None)
+
+
+def _add_usage(usage: Usage, event: e.LlmReplied) -> None:
+    """Count an answer; one that toka itself had counts as a turn and costs nothing. One without a known price makes the sum unknown."""
+    usage.turns += 1
+    if event.from_cache:
+        return
+    usage.llm_requests += 1
+    usage.input_tokens += event.input_tokens
+    usage.output_tokens += event.output_tokens
+    usage.cost_usd = None if usage.cost_usd is None or event.cost_usd is None else usage.cost_usd + event.cost_usd
+
+
+def _charge(usage: Usage, usd: float, tokens: int) -> None:
+    usage.unsettled_usd += usd
+    usage.unsettled_tokens += tokens
 
 
 def _gate(agent: AgentView, index: int, description: str) -> GateView:

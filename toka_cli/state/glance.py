@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 APPLICATION_ID: Final = 0x746F6B61
-VERSION: Final = 1
+VERSION: Final = 2
 PATIENCE_S: Final = 5.0
 """These three are `schema`'s, which is too heavy to be loaded here; a test holds them together, as it does all the names and types below."""
 
@@ -42,37 +42,41 @@ _FLOCK: Final = "qqihh" if _DARWIN else "hhqqi"
 _SAFE: Final = frozenset(b"/_.-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """Bytes that mean themselves in a URI; `urllib` would cost more than all the rest."""
 
+_EXPONENTS: Final = ("e-0", "e-1", "e-2", "e-3", "e+")
+"""How Python writes one in a number. Any text may hold these too: that costs a little time."""
+
 # Kinds of values. A set of strings is a kind too: one of these; a list with a kind in it: a list of these; a dict with the key "": by any name, of these.
 _S, _I, _F, _B, _L, _D, _ANY, _AT = (str,), (int,), (float,), (bool,), (list,), (dict,), (), (None,)
 _S0, _I0, _F0, _N = (str, type(None)), (int, type(None)), (float, type(None)), (float, int)
 Fields = dict[str, object]
-USAGE: Final[Fields] = {"llm_requests": _I, "input_tokens": _I, "output_tokens": _I, "cost_usd": _F0}
+USAGE: Final[Fields] = {"llm_requests": _I, "input_tokens": _I, "output_tokens": _I, "cost_usd": _F0, "turns": _I, "unsettled_usd": _F, "unsettled_tokens": _I}
 TASK: Final[Fields] = {
     "id": _S, "description": _S, "kind": _S, "priority": _S, "state": TASK_STATES, "reason": _S0, "attempts": _I, "started_at": _AT, "ended_at": _AT,
     "duration_s": _F0, "output": _S, "stderr": _S, "output_bytes": _I, "truncated": _B, "artifact": _S0, "exit_code": _I0, "signal": _I0, "value": _ANY,
-    "cpu_time_s": _F0, "peak_memory_bytes": _I0, "usage": USAGE, "evidence": _ANY,
+    "cpu_time_s": _F0, "peak_memory_bytes": _I0, "usage": USAGE, "asked_usd": _F, "asked_tokens": _I, "evidence": _ANY,
 }  # fmt: skip
 GATE: Final[Fields] = {
     "index": _I, "description": _S, "state": _S, "reason": _S0, "exit_code": _I0, "output": _S, "duration_s": _F0,
 }  # fmt: skip
 AGENT: Final[Fields] = {
-    "id": _S, "run_id": _S, "name": _S, "title": _S, "workstream": _S, "domain": _S0, "priority": _S, "state": AGENT_STATES, "detail": _S0, "reason": _S0,
-    "hint": _S0, "pid": _I0, "rung": _S0, "progress": _F, "tasks_done": _I, "tasks_total": _I, "attempts": _I, "restarts": _I, "started_at": _AT,
-    "ended_at": _AT, "duration_s": _F0, "memory_bytes": _I0, "peak_memory_bytes": _I0, "cpu_time_s": _F0, "denied": _I, "tool_calls": _I, "usage": USAGE,
-    "depends_on": [_S], "after": [_S], "grants": [_S], "limits": _D, "isolation": _D, "metrics": {"": _F}, "tasks": [TASK], "gates": [GATE],
+    "id": _S, "run_id": _S, "name": _S, "title": _S, "workstream": _S, "domain": _S0, "priority": _S, "state": AGENT_STATES, "detail": _S0,
+    "detail_since": _AT, "reason": _S0, "hint": _S0, "pid": _I0, "rung": _S0, "progress": _F, "tasks_done": _I, "tasks_total": _I, "attempts": _I,
+    "restarts": _I, "started_at": _AT, "ended_at": _AT, "duration_s": _F0, "memory_bytes": _I0, "peak_memory_bytes": _I0, "cpu_time_s": _F0, "worked_s": _F0,
+    "denied": _I, "tool_calls": _I, "usage": USAGE, "depends_on": [_S], "after": [_S], "grants": [_S], "limits": _D, "isolation": _D, "metrics": {"": _F},
+    "tasks": [TASK], "gates": [GATE],
 }  # fmt: skip
 DELIVERABLE: Final[Fields] = {"path": _S, "size_bytes": _I, "sha256": _S, "agent": _S, "objective": _I}
 RUN: Final[Fields] = {
     "id": _S, "state": RUN_STATES, "reason": _S0, "exit_code": _I0, "created_at": _AT, "started_at": _AT, "ended_at": _AT, "duration_s": _F0, "workdir": _S,
-    "command": [_S], "version": _S, "options": _D, "agents": [AGENT], "usage": USAGE, "deliverables": [DELIVERABLE], "warnings": [_S], "audit_head": _S0,
-    "last_seq": _I,
+    "command": [_S], "version": _S, "options": _D, "agents": [AGENT], "usage": USAGE, "deliverables": [DELIVERABLE], "warnings": [_S], "held": _S0,
+    "audit_head": _S0, "last_seq": _I,
 }  # fmt: skip
 LINE: Final[Fields] = {
     "id": _S, "state": RUN_STATES, "reason": _S0, "workdir": _S, "started_at": _AT, "ended_at": _AT, "agents": {"": _I}, "created_at": _AT,
 }  # fmt: skip
 TOTALS: Final[Fields] = {
     "agents": {"": _I}, "tasks": {"": _I}, "agents_spawned": _I, "agents_timed": _I, "agent_seconds": _N, "tasks_timed": _I, "task_seconds": _N,
-    "cpu_time_s": _F0,
+    "cpu_time_s": _F0, "usage": USAGE, "agents_unpriced": _I,
 }  # fmt: skip
 SUMMARY: Final[Fields] = {"version": _I, "run": LINE, "totals": TOTALS, "agents": [_L], "last_seq": _I, "audit_head": _S0}
 
@@ -106,6 +110,7 @@ def interrupt(view: Any) -> None:
     for agent in view.agents:
         if agent.state not in AGENT_FINAL:
             agent.state, agent.detail, agent.pid, agent.memory_bytes = type(agent.state)("pending"), "interrupted", None, None
+            agent.detail_since = None
         for task in agent.tasks:
             if task.state not in TASK_FINAL:
                 task.state = type(task.state)("pending")
@@ -173,7 +178,21 @@ def encoded(value: Any) -> str:
     """What the looks above returned, inside plain values, as JSON: as msgspec writes it."""
     import json
 
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    # Very small and very large numbers, such as what a model costs, are written in another way there.
+    return _written(value, json.dumps) if any(exponent in text for exponent in _EXPONENTS) else text
+
+
+def _written(value: Any, dumps: Callable[..., str]) -> str:
+    if isinstance(value, float):
+        mantissa, found, exponent = repr(value).partition("e")
+        digits = mantissa.removeprefix("-").replace(".", "")
+        return mantissa if not found else f"{'-' * (value < 0)}0.0000{digits}" if exponent == "-05" else f"{mantissa}e{int(exponent)}"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{dumps(name, ensure_ascii=False)}:{_written(item, dumps)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join([_written(item, dumps) for item in value]) + "]"
+    return dumps(value, ensure_ascii=False) if value is None or isinstance(value, str | int) else _written(_plain(value), dumps)
 
 
 def _scan(state_dir: str) -> list[SimpleNamespace]:

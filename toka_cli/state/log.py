@@ -23,6 +23,7 @@ from toka_cli.lifecycle import RUN_FINAL, RunState
 from toka_cli.paths import RunFolder
 from toka_cli.state import artifacts, chain, opening, rows, schema, summary
 from toka_cli.state.fold import Fold
+from toka_cli.state.journal import Journal, read_journal
 from toka_cli.state.snapshot import AgentView, RunView
 
 SAMPLES_KEPT: Final = 600
@@ -90,6 +91,18 @@ class EventLog:
         """One agent of the live snapshot, without a search. Raises KeyError."""
         return self._fold.agents[agent_id]
 
+    def journal(self, agent_id: str, task_id: str) -> Journal:
+        """What is kept of the conversations of a task; what was taken in and is not durable yet is not among it. Raises StateUnavailable."""
+        try:
+            return read_journal(self._connection, agent_id, task_id)
+        except (sqlite3.Error, ValueError) as error:
+            raise schema.unavailable(self.folder.database, error) from error
+
+    def moments(self, kind: str, after: float) -> tuple[float, ...]:
+        """When events of a kind that are durable happened, as far as that was after a moment; seconds since 1970."""
+        found = self._connection.execute("SELECT at FROM events WHERE kind = ? AND at > ? ORDER BY seq", (kind, after))
+        return tuple(at for (at,) in found)
+
     @property
     def audit_head(self) -> str:
         """The hash of the newest audit row, durable or not."""
@@ -121,11 +134,11 @@ class EventLog:
 
     # --- taking in -------------------------------------------------------------------------------------------------------------------
 
-    def append(self, event: AnyEvent, *, agent: str | None = None, task: str | None = None) -> Record:
+    def append(self, event: AnyEvent, *, agent: str | None = None, task: str | None = None, body: str | None = None) -> Record:
         """Take in a fact: the view has it at once, the state file at the end of this turn of the loop (see `committed`, `after_commit`).
 
-        `agent` is an agent id, `task` a task id within that agent. Raises IllegalMove, with nothing changed, when it cannot happen now;
-        Bug when it cannot be stored; StateUnavailable when the log has failed or was closed.
+        `agent` is an agent id, `task` a task id within that agent; `body` is kept beside the event (see `rows.derived`). Raises IllegalMove, with
+        nothing changed, when it cannot happen now; Bug when it cannot be stored; StateUnavailable when the log has failed or was closed.
         """
         if self.failed is not None:
             raise self.failed
@@ -134,7 +147,7 @@ class EventLog:
         self._fold.apply(record)
         self._records.append(record)
         self._event_rows.append((record.seq, record.at, event.kind, agent, task, encoded))
-        self._statements.extend(rows.derived(self._fold, record))
+        self._statements.extend(rows.derived(self._fold, record, body))
         self._schedule()
         return record
 
@@ -155,12 +168,14 @@ class EventLog:
         self.view.audit_head = head
         self._schedule()
 
-    def sample(self, agent: str, memory_bytes: int | None, cpu_time_s: float | None) -> None:
+    def sample(self, agent: str, memory_bytes: int | None, cpu_time_s: float | None, worked_s: float | None = None) -> None:
         """Take in what the agent's live process tree uses now: bytes, seconds of CPU since it started. Not an event; the newest 600 are kept.
+
+        `worked_s` is the agent's working time so far, over all its processes: an owner that takes over goes on counting from there.
 
         A sample of an agent without a process is ignored; while nothing can be written only the view takes it in.
         """
-        if self.failed is not None or not self._fold.sample(agent, memory_bytes, cpu_time_s) or self.stalled:
+        if self.failed is not None or not self._fold.sample(agent, memory_bytes, cpu_time_s, worked_s) or self.stalled:
             return
         number = self._samples_seen[agent] = self._samples_seen.get(agent, 0) + 1
         self._sample_rows.append((agent, number % SAMPLES_KEPT, number, self._clock(), memory_bytes, cpu_time_s))

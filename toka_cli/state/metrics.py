@@ -18,7 +18,9 @@ class Stats(msgspec.Struct):
     """Numbers over all runs. None where nothing was measured.
 
     `success_rate` is succeeded agents among those that succeeded, failed or were skipped because something else failed (0..1; stopped ones do not count).
-    `memory_bytes` is the sum of the newest samples of live agents, `uptime_s` that of the oldest live owner.
+    `memory_bytes` is the sum of the newest samples of live agents, `uptime_s` that of the oldest live owner. `model_turns` counts answers, `model_requests`
+    those that a provider gave; `model_cost_usd` is the cost of all agents but the `model_agents_unpriced` whose models have no known price, and
+    `model_unsettled_usd` the most that requests without an answer may have cost beside it.
     """
 
     runs: dict[str, int]
@@ -38,6 +40,13 @@ class Stats(msgspec.Struct):
     memory_bytes: int | None
     cpu_time_s: float | None
     uptime_s: float | None
+    model_turns: int
+    model_requests: int
+    model_input_tokens: int
+    model_output_tokens: int
+    model_cost_usd: float | None
+    model_unsettled_usd: float
+    model_agents_unpriced: int
     damaged: int
 
 
@@ -51,6 +60,9 @@ def stats(state_dir: Path, *, now: float | None = None) -> Stats:
     live = [agent for it in seen if it.live and it.view is not None for agent in it.view.agents]
     memory = [agent.memory_bytes for agent in live if agent.memory_bytes is not None]
     cpu = [it.cpu_time_s for it in totals if it.cpu_time_s is not None]
+    usage = [it.usage for it in totals]
+    unpriced = sum(it.agents_unpriced for it in totals)
+    costs = sum((it.cost_usd for it in usage if it.cost_usd is not None), 0.0)
     judged = agents["succeeded"] + agents["failed"] + agents["skipped"]
     since: list[float] = []
     for it in seen:
@@ -69,7 +81,12 @@ def stats(state_dir: Path, *, now: float | None = None) -> Stats:
         task_duration_s=_mean(sum(it.task_seconds for it in totals), sum(it.tasks_timed for it in totals)),
         processes_alive=sum(agent.pid is not None for agent in live),
         memory_bytes=sum(memory) if memory else None, cpu_time_s=sum(cpu) if cpu else None,
-        uptime_s=max(0.0, present - min(since)) if since else None, damaged=len(damaged),
+        uptime_s=max(0.0, present - min(since)) if since else None,
+        model_turns=sum(it.turns for it in usage), model_requests=sum(it.llm_requests for it in usage),
+        model_input_tokens=sum(it.input_tokens for it in usage), model_output_tokens=sum(it.output_tokens for it in usage),
+        # Nothing but unknown prices: that sum is no sum.
+        model_cost_usd=costs if costs or not unpriced else None,
+        model_unsettled_usd=sum((it.unsettled_usd for it in usage), 0.0), model_agents_unpriced=unpriced, damaged=len(damaged),
     )  # fmt: skip
 
 

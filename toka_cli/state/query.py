@@ -116,6 +116,13 @@ def read_plan(folder: RunFolder) -> bytes:
     return bytes(row[0])
 
 
+def read_denied(folder: RunFolder) -> list[tuple[str, str, str]]:
+    """Agent id, tool and missing grant of every act that was refused, in order. Raises StateUnavailable."""
+    with schema.reading(folder.database) as connection:
+        found = connection.execute("SELECT agent, tool, COALESCE(capability, '') FROM tool_calls WHERE state = 'denied' ORDER BY seq")
+        return [(agent, tool, capability) for agent, tool, capability in found]
+
+
 def owner_since(folder: RunFolder) -> float | None:
     """When the present or last owner took the run, in seconds since 1970. Raises StateUnavailable."""
     with schema.reading(folder.database) as connection:

@@ -48,6 +48,8 @@ _ATTEMPT_END: Final = (
     "UPDATE attempts SET ended_at = ?, ended_by = ?, reason = ?, exit_code = ?, signal = ?, duration_s = ?, cpu_time_s = ?, peak_memory_bytes = ?, "
     "artifact = ? WHERE agent = ? AND task = ? AND attempt = ?"
 )
+# A task that waited to be tried again had ended its last attempt, and how stays known.
+_ATTEMPT_CUT: Final = "UPDATE attempts SET ended_at = ?, ended_by = ? WHERE agent = ? AND task = ? AND attempt = ? AND ended_at IS NULL"
 _PROCESS_END: Final = """
     UPDATE processes SET ended_at = ?, exit_code = ?, signal = ?, rung = ?, cpu_time_s = ?, peak_memory_bytes = ? WHERE agent = ? AND attempt = ?
 """
@@ -57,9 +59,19 @@ _TOOL_DENIED: Final = """
 """
 # A call id is the model's choice and may come again after a restart: the newest call that is still open is meant.
 _TOOL_END: Final = (
-    "UPDATE tool_calls SET state = 'done', ok = ?, ended_at = ?, error = ? "
+    "UPDATE tool_calls SET state = 'done', ok = ?, ended_at = ?, error = ?, result = ?, artifact = ? "
     "WHERE seq = (SELECT MAX(seq) FROM tool_calls WHERE agent = ? AND call_id = ? AND state = 'started')"
 )
+_LLM_START: Final = """
+    INSERT INTO llm_calls (id, agent, task, attempt, turn, state, model, started_at, request) VALUES (?, ?, ?, ?, ?, 'started', ?, ?, ?)
+"""
+# One conversation of a task has one call under way at a time.
+_LLM_OPEN: Final = "WHERE id = (SELECT MAX(id) FROM llm_calls WHERE agent = ? AND task = ? AND turn = ? AND state = 'started')"
+_LLM_REPLY: Final = (
+    "UPDATE llm_calls SET state = 'replied', model = ?, ended_at = ?, finish_reason = ?, input_tokens = ?, output_tokens = ?, cached_tokens = ?, "  # noqa: S608  constants
+    "cost_usd = ?, duration_s = ?, waited_s = ?, response = ? " + _LLM_OPEN
+)
+_LLM_FAILURE: Final = f"UPDATE llm_calls SET state = ?, ended_at = ?, error = ? {_LLM_OPEN}"  # noqa: S608  constants
 
 
 def text(value: Any) -> str:
@@ -99,8 +111,11 @@ def run_row(view: RunView) -> tuple[Any, ...]:
     )
 
 
-def derived(fold: Fold, record: e.Record) -> Iterator[Statement]:
-    """What an event adds to the tables that people query, beside the event itself. Call after the event was folded."""
+def derived(fold: Fold, record: e.Record, body: str | None = None) -> Iterator[Statement]:
+    """What an event adds to the tables that people query, beside the event itself. Call after the event was folded.
+
+    `body` is what the event is about in full, where that is too long for an event: messages as JSON, or the result of a tool.
+    """
     event, at, agent, task = record.event, record.at, record.agent, record.task
     match event:
         case e.AgentCreated():
@@ -116,16 +131,18 @@ def derived(fold: Fold, record: e.Record) -> Iterator[Statement]:
             ended = (_column(it.exit_code), _column(it.signal), it.duration_s, it.cpu_time_s, _column(it.peak_memory_bytes), it.artifact)
             yield _ATTEMPT_END, (at, event.kind, reason, *ended, agent, task, _attempt(fold, record))
         case e.TaskRequeued():
-            yield _ATTEMPT_END, (at, event.kind, None, None, None, None, None, None, None, agent, task, _attempt(fold, record))
+            yield _ATTEMPT_CUT, (at, event.kind, agent, task, _attempt(fold, record))
         case e.ToolCalled():
             yield (
                 "INSERT INTO tool_calls (seq, agent, task, call_id, tool, effect, state, started_at, arguments) VALUES (?, ?, ?, ?, ?, ?, 'started', ?, ?)",
                 (record.seq, agent, task, event.call_id, event.tool, event.effect, at, text(event.arguments)),
             )
         case e.ToolDone():
-            yield _TOOL_END, (event.ok, at, event.error, agent, event.call_id)
+            yield _TOOL_END, (event.ok, at, event.error, body, event.artifact, agent, event.call_id)
         case e.ToolDenied():
             yield _TOOL_DENIED, (record.seq, agent, task, event.tool, at, at, event.capability, event.message)
+        case e.LlmStarted() | e.LlmReplied() | e.LlmFailed():
+            yield _model(event, record, body)
         case e.CommandReceived():
             yield (
                 "INSERT INTO commands (seq, at, command, by, target, arguments) VALUES (?, ?, ?, ?, ?, ?)",
@@ -133,6 +150,20 @@ def derived(fold: Fold, record: e.Record) -> Iterator[Statement]:
             )
         case _:
             pass
+
+
+def _model(event: e.LlmStarted | e.LlmReplied | e.LlmFailed, record: e.Record, body: str | None) -> Statement:
+    of = (record.agent, record.task, event.turn)
+    match event:
+        case e.LlmStarted():
+            return _LLM_START, (record.seq, record.agent, record.task, event.attempt, event.turn, event.model, record.at, body)
+        case e.LlmReplied():
+            tokens = (_column(event.input_tokens), _column(event.output_tokens), _column(event.cached_tokens))
+            paid = (event.cost_usd, event.duration_s, event.waited_s)
+            return _LLM_REPLY, (event.model, record.at, event.finish_reason, *tokens, *paid, body, *of)
+        case e.LlmFailed():
+            state = event.cause if event.cause in {"stopped", "abandoned"} else "failed"
+            return _LLM_FAILURE, (state, record.at, f"{event.cause}: {event.message}", *of)
 
 
 def _process(event: e.AgentStarting | e.AgentStarted | e.AgentExited, at: float, agent: str, attempt: int) -> Statement:

@@ -18,7 +18,7 @@ from toka_cli.errors import StateUnavailable
 
 APPLICATION_ID: Final = 0x746F6B61
 """`toka` in ASCII: tells a state file from any other SQLite file (see `file`(1))."""
-VERSION: Final = 1
+VERSION: Final = 2
 READER_PATIENCE_S: Final = 5.0
 """How long a reader waits for a lock: the owner holds one only while it opens or closes the file."""
 WRITER_PATIENCE_S: Final = 0.5
@@ -109,7 +109,19 @@ CREATE TRIGGER audit_kept BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'toka
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'toka: audit rows are only added'); END;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = ()
+SCHEMA_2: Final = """
+-- The conversations of prompt tasks: whose they are, and what came back from tools.
+ALTER TABLE llm_calls ADD COLUMN attempt INTEGER;
+ALTER TABLE llm_calls ADD COLUMN finish_reason TEXT;
+ALTER TABLE llm_calls ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE llm_calls ADD COLUMN duration_s REAL;
+ALTER TABLE llm_calls ADD COLUMN waited_s REAL;
+CREATE INDEX llm_calls_by_task ON llm_calls (agent, task);
+ALTER TABLE tool_calls ADD COLUMN result TEXT;
+ALTER TABLE tool_calls ADD COLUMN artifact TEXT;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (SCHEMA_2,)
 """SQL that brings version N to N + 1, at index N - 1. A migration that was released never changes."""
 
 
@@ -154,7 +166,8 @@ def make(path: Path, epoch: Callable[[], int | None]) -> sqlite3.Connection:
 
 def statements() -> Iterator[str]:
     """The statements that make an empty file a state file of this version, one by one, so that they fit into one transaction."""
-    yield from _split(SCHEMA_1)
+    for script in (SCHEMA_1, *MIGRATIONS):
+        yield from _split(script)
     yield f"PRAGMA application_id={APPLICATION_ID}"
     yield f"PRAGMA user_version={VERSION}"
 

@@ -14,16 +14,23 @@ from toka_cli.lifecycle import AgentState, RunState, TaskState
 
 
 class Usage(msgspec.Struct):
-    """Model usage. Zero means that no model was asked; `cost_usd` is None when a price is not known."""
+    """Model usage. Zero means that no model was asked; `cost_usd` is None when a price is not known.
+
+    `turns` counts answers, `llm_requests` those of them that a provider gave: the others came from toka's own cache and cost nothing. `unsettled_*` is the
+    most that requests without an answer may have used: nobody knows, so budgets take it as used.
+    """
 
     llm_requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    turns: int = 0
+    unsettled_usd: float = 0.0
+    unsettled_tokens: int = 0
 
 
 class TaskView(msgspec.Struct):
-    """One task of an agent."""
+    """One task of an agent. `asked_usd` and `asked_tokens` are the most that the request under way to a model can use."""
 
     id: str
     description: str
@@ -46,6 +53,8 @@ class TaskView(msgspec.Struct):
     cpu_time_s: float | None = None
     peak_memory_bytes: int | None = None
     usage: Usage = msgspec.field(default_factory=Usage)
+    asked_usd: float = 0.0
+    asked_tokens: int = 0
     evidence: Any = None
 
 
@@ -62,7 +71,10 @@ class GateView(msgspec.Struct):
 
 
 class AgentView(msgspec.Struct):
-    """One agent of a run."""
+    """One agent of a run. `detail` is what it does now, in a few words, since `detail_since`.
+
+    `worked_s` is its working time over all its processes, without pauses, as it was last noted.
+    """
 
     id: str
     run_id: str
@@ -73,6 +85,7 @@ class AgentView(msgspec.Struct):
     priority: str = "medium"
     state: AgentState = AgentState.PENDING
     detail: str | None = None
+    detail_since: datetime | None = None
     reason: str | None = None
     hint: str | None = None
     pid: int | None = None
@@ -88,6 +101,7 @@ class AgentView(msgspec.Struct):
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     cpu_time_s: float | None = None
+    worked_s: float | None = None
     denied: int = 0
     tool_calls: int = 0
     usage: Usage = msgspec.field(default_factory=Usage)
@@ -112,7 +126,7 @@ class Deliverable(msgspec.Struct):
 
 
 class RunView(msgspec.Struct):
-    """A whole run."""
+    """A whole run. `held` says why nothing new starts for now, None while agents do."""
 
     id: str
     state: RunState = RunState.PENDING
@@ -130,6 +144,7 @@ class RunView(msgspec.Struct):
     usage: Usage = msgspec.field(default_factory=Usage)
     deliverables: list[Deliverable] = msgspec.field(default_factory=list)
     warnings: list[str] = msgspec.field(default_factory=list)
+    held: str | None = None
     audit_head: str | None = None
     last_seq: int = 0
 

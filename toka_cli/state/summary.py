@@ -14,11 +14,14 @@ import msgspec
 
 from toka_cli.lifecycle import AgentState
 from toka_cli.paths import RunFolder
-from toka_cli.state.snapshot import RunSummary, RunView
+from toka_cli.state.snapshot import RunSummary, RunView, Usage
 
 
 class Totals(msgspec.Struct):
-    """Sums over the agents and tasks of a run. `*_seconds` go with `*_timed`, the number of those whose duration is known."""
+    """Sums over the agents and tasks of a run. `*_seconds` go with `*_timed`, the number of those whose duration is known.
+
+    The cost in `usage` is that of the agents whose prices are known; `agents_unpriced` says how many asked models of which they are not.
+    """
 
     agents: dict[str, int] = msgspec.field(default_factory=dict)
     tasks: dict[str, int] = msgspec.field(default_factory=dict)
@@ -28,6 +31,8 @@ class Totals(msgspec.Struct):
     tasks_timed: int = 0
     task_seconds: float = 0.0
     cpu_time_s: float | None = None
+    usage: Usage = msgspec.field(default_factory=Usage)
+    agents_unpriced: int = 0
 
 
 class AgentKey(msgspec.Struct, array_like=True):
@@ -61,12 +66,14 @@ def totals(view: RunView) -> Totals:
     agent_seconds = [agent.duration_s for agent in view.agents if agent.duration_s is not None and agent.ended_at]
     task_seconds = [task.duration_s for task in tasks if task.duration_s is not None and task.ended_at]
     cpu = [agent.cpu_time_s for agent in view.agents if agent.cpu_time_s is not None]
+    costs = [agent.usage.cost_usd for agent in view.agents if agent.usage.cost_usd is not None]
     return Totals(
         agents=dict(Counter(agent.state.value for agent in view.agents)),
         tasks=dict(Counter(task.state.value for task in tasks)),
         agents_spawned=sum(agent.attempts > 0 for agent in view.agents),
         agents_timed=len(agent_seconds), agent_seconds=sum(agent_seconds), tasks_timed=len(task_seconds), task_seconds=sum(task_seconds),
         cpu_time_s=sum(cpu) if cpu else None,
+        usage=msgspec.structs.replace(view.usage, cost_usd=sum(costs, 0.0)), agents_unpriced=len(view.agents) - len(costs),
     )  # fmt: skip
 
 
