@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toka_cli.kernel.outputs import INLINE_BYTES, MAX_LINE_CHARS, AgentLog, Spool
+from toka_cli.events import Outcome
+from toka_cli.kernel.outputs import INLINE_BYTES, MAX_LINE_CHARS, MAX_WAITING_BYTES, TAIL_BYTES, AgentLog, Spool
 
 
 class Written:
@@ -122,7 +124,7 @@ def spool(folder):
 
 @pytest.mark.parametrize("size", [0, 1, INLINE_BYTES])
 def test_a_short_output_needs_no_file(spool, folder, size):
-    spool.add(b"x" * size)
+    spool.add("stdout", b"x" * size)
     assert spool.finish() is None
     assert list(folder.artifacts.iterdir()) == []
 
@@ -130,17 +132,107 @@ def test_a_short_output_needs_no_file(spool, folder, size):
 def test_a_long_output_is_whole(spool):
     data = bytes(range(256)) * 2000
     for start in range(0, len(data), 30_000):
-        spool.add(data[start : start + 30_000])
+        spool.add("stdout", data[start : start + 30_000])
     assert spool.finish().read_bytes() == data
 
 
 def test_one_byte_too_many_makes_a_file(spool):
-    spool.add(b"x" * INLINE_BYTES)
-    spool.add(b"y")
+    spool.add("stdout", b"x" * INLINE_BYTES)
+    spool.add("stdout", b"y")
     assert spool.finish().read_bytes() == b"x" * INLINE_BYTES + b"y"
 
 
 def test_what_is_dropped_leaves_nothing(spool, folder):
-    spool.add(b"x" * (INLINE_BYTES + 1))
+    spool.add("stdout", b"x" * (INLINE_BYTES + 1))
     spool.drop()
     assert list(folder.artifacts.iterdir()) == []
+
+
+def test_the_end_of_each_stream_is_at_hand_for_an_attempt_that_was_cut_off(spool):
+    spool.add("stdout", b"first\n" * 10_000)
+    spool.add("stderr", b"oops\xff\n")
+    spool.add("stdout", b"last\n")
+    outcome = spool.cut_off()
+    assert outcome.output.endswith("first\nlast\n")
+    assert len(outcome.output) == TAIL_BYTES
+    assert outcome.stderr == "oops\ufffd\n"
+    assert (outcome.output_bytes, outcome.truncated) == (60_011, True)
+
+
+def test_an_attempt_that_wrote_little_or_nothing_is_whole(spool):
+    assert spool.cut_off() == Outcome()
+    spool.add("stderr", b"x")
+    assert spool.cut_off() == Outcome(stderr="x", output_bytes=1)
+
+
+# --- a full disk ---------------------------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """A file on a disk with so many bytes of room."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = self.file.write(bytes(data[: self.room]))
+        self.room -= taken
+        return taken
+
+    def close(self):
+        self.file.close()
+
+
+def test_what_finds_no_room_waits_and_is_written_in_order_and_once(written):
+    disk = written.log._file = Disk(written.log._file, 100)
+    written.log.write("t", "stdout", b"".join(b"line %d\n" % n for n in range(50)))
+    assert written.log.stalled == "No space left on device"
+    assert written.path.stat().st_size == 100, "half a line may be there: the rest of it comes next"
+    assert not written.log.retry()
+    disk.room = 10**6
+    assert written.log.retry()
+    assert written.log.stalled is None
+    assert written.lines() == [f"line {n}" for n in range(50)]
+    assert written.lines("toka") == []
+
+
+def test_what_finds_no_room_for_too_long_is_counted_and_said(written):
+    disk = written.log._file = Disk(written.log._file, 0)
+    for n in range(40):
+        written.log.write("t", "stdout", b"%d " % n + b"x" * 50_000 + b"\n")
+    assert len(written.log._waiting) <= MAX_WAITING_BYTES
+    disk.room = 10**8
+    written.log.write("t", "stdout", b"after\n")
+    kept = [int(line.split()[0]) for line in written.lines() if line != "after"]
+    assert kept == list(range(len(kept))), "what is kept is the beginning, without a gap"
+    assert written.lines("toka") == [f"{40 - len(kept) + 1} lines are missing here: there was no room on the disk"]
+    written.log.write("t", "stdout", b"at last\n")
+    assert written.lines()[-1] == "at last"
+
+
+def test_a_log_that_never_finds_room_can_be_closed(written):
+    written.log._file = Disk(written.log._file, 0)
+    written.log.write("t", "stdout", b"lost\n")
+    written.log.close()
+
+
+def test_a_spool_on_a_full_disk_keeps_what_found_room(spool, monkeypatch):
+    real = type(spool._path).open
+    monkeypatch.setattr(type(spool._path), "open", lambda path, *mode, **more: Disk(real(path, *mode, **more), 100_000))
+    for _ in range(5):
+        spool.add("stdout", b"x" * 50_000)
+    assert spool.broken == "No space left on device"
+    assert spool.finish().stat().st_size == 100_000
+    assert spool.cut_off().output_bytes == 250_000
+
+
+def test_a_spool_that_cannot_even_begin_keeps_the_end(spool, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(spool._path), "open", refuse)
+    spool.add("stdout", b"x" * 100_000 + b"the end")
+    assert spool.finish() is None
+    assert spool.cut_off().output.endswith("the end")

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from toka_cli import events as e
-from toka_cli.errors import NotFound, ProtocolError
+from toka_cli.errors import NotFound, ProtocolError, StateUnavailable
 from toka_cli.lifecycle import AgentState, TaskState
 from toka_cli.protocol import messages as m
 
@@ -378,3 +378,68 @@ def test_an_artifact_named_by_the_cell_is_not_believed(talk):
     cell.start("a")
     cell.finish("a", artifact="0" * 64)
     assert cell.records()[-1].event.outcome.artifact is None
+
+
+def test_a_result_counts_although_its_output_cannot_be_kept(talk, log, monkeypatch):
+    """The disk is full when the artifact is to be made: the task succeeds, what the cell says of its output stands, and that it is not whole is said."""
+    cell = talk()
+    cell.hello()
+    cell.start("a")
+    for _ in range(3):
+        cell.write("a", b"x" * 50_000)
+
+    def refuse(*_, **__):
+        raise StateUnavailable("an artifact cannot be kept: No space left on device")
+
+    monkeypatch.setattr(type(log), "add_artifact", refuse)
+    assert cell.finish("a", output="x" * 100, output_bytes=150_000).verdict == "succeeded"
+    task = cell.task("a")
+    assert (task.state, task.artifact, task.truncated, task.output) == ("succeeded", None, True, "x" * 100)
+    assert "the whole output could not be kept: an artifact cannot be kept: No space left" in log.folder.agent_log(cell.session.agent_id).read_text()
+    assert not list(log.folder.artifacts.glob(".partial-*"))
+
+
+def test_what_a_cell_leaves_behind_is_the_outcome_of_what_was_under_way(talk, folder):
+    cell = talk()
+    cell.hello()
+    cell.start("a")
+    cell.start("b")
+    cell.write("a", b"half a li")
+    cell.write("b", b"y" * 100_000, "stderr")
+    outcomes = cell.session.abandon()
+    assert (outcomes["a"].output, outcomes["a"].artifact) == ("half a li", None)
+    assert outcomes["b"].stderr == "y" * 16_384
+    assert (folder.artifacts / outcomes["b"].artifact).read_bytes() == b"y" * 100_000
+    assert cell.session.abandon() == {}
+
+
+def test_a_task_that_is_stopped_keeps_what_it_had_written(talk):
+    cell = talk()
+    cell.hello()
+    cell.start("a")
+    cell.write("a", b"so far\n")
+    cell.session.stop_reason = "user"
+    assert cell.finish("a", ok=False, reason="stopped: user").verdict == "stopped"
+    assert (cell.task("a").state, cell.task("a").output) == ("stopped", "so far\n")
+
+
+def test_a_file_that_was_too_large_is_named_by_the_limit_behind_it(talk):
+    cell = talk(limits=m.Limits(disk_bytes=5 << 20))
+    cell.hello()
+    cell.start("a")
+    assert cell.finish("a", ok=False, reason="signal 25").verdict == "failed"
+    assert cell.task("a").reason == "limit.disk: resource limit exceeded: a file larger than the limit 5 MB"
+
+
+def test_everything_but_a_heartbeat_is_progress(talk):
+    cell = talk()
+    cell.hello()
+    cell.start("a")
+    seen = cell.session.progress
+    for _ in range(5):
+        cell("agent.beat", m.Beat())
+    assert cell.session.progress == seen
+    for word in (("agent.note", m.Note("x")), ("task.output", m.Output("a", "stdout", b"x")), ("agent.measure", m.Measure("x", 1.0))):
+        before = cell.session.progress
+        cell(*word)
+        assert cell.session.progress > before, word

@@ -10,18 +10,17 @@ import pytest
 from toka_cli.errors import NotFound
 from toka_cli.tools.catalog import CATALOG, ToolCatalog
 
-NAMES = (
-    "edit_file",
-    "glob",
-    "grep",
-    "list_dir",
-    "read_file",
-    "report_metric",
-    "report_progress",
-    "run_code",
-    "run_command",
-    "write_file",
-)
+OF_THE_KERNEL = {
+    "git_commit": ("git-access", "keyed", "kernel", False),
+    "git_diff": ("git-access", "pure", "kernel", True),
+    "git_status": ("git-access", "pure", "kernel", True),
+    "http_fetch": ("network-access", "effect", "kernel", False),
+    "memory_consolidate": (None, "keyed", "kernel", False),
+    "memory_retrieve": (None, "pure", "kernel", True),
+    "memory_search": (None, "pure", "kernel", True),
+    "memory_store": (None, "keyed", "kernel", False),
+}
+ALIASES = {f"cortex_{name}": f"memory_{name}" for name in ("consolidate", "retrieve", "search", "store")}
 
 PLUGINS = """
 from toka_cli.tools.tool import Arguments, Tool
@@ -48,7 +47,7 @@ several = offered_tools:several
 twice = offered_tools:twice
 taken = offered_tools:taken
 unfit = offered_tools:unfit
-nothing = offered_tools:NAMES
+nothing = offered_tools:__name__
 absent = no_such_module_anywhere:tool
 leaving = leaving_tools:tool
 """
@@ -56,10 +55,12 @@ leaving = leaving_tools:tool
 
 def test_names_grants_and_effects_are_what_they_are() -> None:
     catalog = ToolCatalog()
-    assert catalog.names() == NAMES == tuple(CATALOG)
+    assert catalog.names() == tuple(sorted(CATALOG)) == tuple(CATALOG)
     told = {info.name: (info.power, info.effect, info.where, info.read_only) for info in catalog.describe()}
     assert told == {
+        "ask": (None, "pure", "cell", False),
         "edit_file": ("filesystem-write", "effect", "cell", False),
+        "finish": (None, "pure", "cell", False),
         "glob": ("filesystem-read", "pure", "cell", True),
         "grep": ("filesystem-read", "pure", "cell", True),
         "list_dir": ("filesystem-read", "pure", "cell", True),
@@ -69,9 +70,18 @@ def test_names_grants_and_effects_are_what_they_are() -> None:
         "run_code": ("script-execution", "effect", "cell", False),
         "run_command": ("script-execution", "effect", "cell", False),
         "write_file": ("filesystem-write", "verify", "cell", False),
+        **OF_THE_KERNEL,
+        **{alias: OF_THE_KERNEL[name] for alias, name in ALIASES.items()},
     }
+    assert {info.name: info.alias_of for info in catalog.describe() if info.alias_of} == ALIASES
     assert all(info.description for info in catalog.describe())
     msgspec.json.encode(catalog.describe())
+
+
+def test_how_often_a_tool_may_be_called_is_told() -> None:
+    told = {info.name: info.calls_per_minute for info in ToolCatalog().describe()}
+    assert told["http_fetch"] == 60
+    assert told["read_file"] is None
 
 
 def test_a_tool_is_found_or_its_neighbours_are_named() -> None:
@@ -98,7 +108,7 @@ def test_tools_of_other_packages_are_added_and_broken_ones_named(tmp_path: Path,
         catalog = ToolCatalog().with_plugins()
     finally:
         sys.modules.pop("offered_tools", None)
-    assert set(catalog.names()) == {*NAMES, "answer", "first", "second"}
+    assert set(catalog.names()) == {*CATALOG, "answer", "first", "second"}
     assert catalog.find("read_file") is CATALOG["read_file"]
     assert {one.name for one in catalog.broken} == {"twice", "taken", "unfit", "nothing", "absent", "leaving"}
     reasons = {one.name: one.reason for one in catalog.broken}
@@ -109,7 +119,7 @@ def test_tools_of_other_packages_are_added_and_broken_ones_named(tmp_path: Path,
         catalog.find("unfit")
     assert caught.value.hint is not None
     assert "the plugin unfit could not be loaded" in caught.value.hint
-    assert ToolCatalog().names() == NAMES
+    assert ToolCatalog().names() == tuple(CATALOG)
 
 
 HEAVY = {"pydantic", "anyio", "yaml", "sqlite3", "psutil", "typer", "rich", "asyncio", "litellm", "mcp"}
@@ -128,4 +138,4 @@ def test_the_room_is_light() -> None:
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(Path(__file__).parents[2])}
     )
-    assert set(eval(done.stdout)) <= {"tools", "protocol", "errors", "events", "units", "retry", "ids"}
+    assert set(eval(done.stdout)) <= {"tools", "protocol", "errors", "events", "facts", "units", "retry", "ids"}

@@ -46,6 +46,9 @@ def cell_environment(
     if rustup and "cargo-execution" in planned.grants:
         # The toolchain is found by this name once HOME is private; credentials lie in CARGO_HOME, which is private too.
         environment["RUSTUP_HOME"] = rustup
+    if "cargo-execution" in planned.grants and not planned.hosts:
+        # Said before it waits for a network that is not there.
+        environment["CARGO_NET_OFFLINE"] = "true"
     # Bytes that are no UTF-8 (os.environ keeps them as surrogates) cannot be sent.
     return {name: _UNPRINTABLE.sub(" ", value).encode("utf-8", "replace").decode() for name, value in environment.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from toka_cli.errors import ProtocolError
 from toka_cli.events import Outcome
-from toka_cli.kernel.outputs import AgentLog
+from toka_cli.kernel.outputs import AgentLog, TaskOutput
 from toka_cli.protocol import messages as m
 from toka_cli.protocol.peer import Answer
 
@@ -23,6 +23,10 @@ class GateSession:
     outcome: Outcome = field(default_factory=Outcome)
     reason: str | None = "the gate's cell ended before its command did"
     finished: bool = False
+    _written: TaskOutput = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._written = self.output.begin(self.brief.tasks[0].id)
 
     def serve(self, method: str, params: m.Message, answer: Answer) -> None:
         """Answer one call. A gate calls no tools and starts one attempt. Raises ProtocolError."""
@@ -34,11 +38,11 @@ class GateSession:
             case m.StartAttempt(task=name, attempt=1) if name == task:
                 answer(m.Go(go=True))
             case m.Output(task=name, stream="stdout" | "stderr") if name == task:
-                self.output.write(task, params.stream, params.data)
+                self._written.add(params.stream, params.data)
             case m.FinishAttempt(task=name) if name == task:
-                self.output.end_task(task)
-                self.outcome = params.outcome
-                self.reason = None if params.ok else (params.reason or "failed")
+                self._written.end()
+                self.outcome = self._written.clean(params.outcome)
+                self.reason = None if params.ok else self.output.secrets.text(params.reason or "failed")
                 answer(m.Verdict("succeeded" if params.ok else "failed"))
             case m.FinishAgent():
                 self.finished = True

@@ -65,7 +65,8 @@ def place(workdir: Path, path: str, *, writing: bool = False) -> Iterator[Place]
     _check_text(path)
     descriptors: list[int] = []
     try:
-        descriptors.append(os.open(workdir, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC))
+        # A grant that is narrowed to a folder below does not open the workdir itself.
+        descriptors.append(os.open(workdir, _PASS & ~os.O_NOFOLLOW))
         yield _walk(workdir, path, descriptors, writing=writing)
     except OSError as error:
         raise _refusal(path, error) from error

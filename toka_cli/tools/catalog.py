@@ -13,18 +13,19 @@ from typing import Any, Final
 import msgspec
 
 from toka_cli.errors import NotFound
-from toka_cli.tools import command, files, glob, grep, report
+from toka_cli.tools import command, ending, files, git, glob, grep, memory, report, web
 from toka_cli.tools.tool import Tool, nearest_hint, shown
 
 GROUP: Final = "toka.tools"
 
-CATALOG: Final[Mapping[str, Tool]] = MappingProxyType(
-    {
-        tool.name: tool
-        for tool in sorted((*files.TOOLS, *glob.TOOLS, *grep.TOOLS, *command.TOOLS, *report.TOOLS), key=lambda tool: tool.name)
-    }
-)
-"""The tools that ship with toka, sorted by name."""
+_SHIPPED: Final = (files, glob, grep, command, report, ending, git, memory, web)
+
+_TOOLS: Final = {tool.name: tool for tool in sorted((tool for module in _SHIPPED for tool in module.TOOLS), key=lambda tool: tool.name)}
+SHIPPED: Final = frozenset(_TOOLS)
+"""The names of the tools that ship with toka."""
+
+CATALOG: Final[Mapping[str, Tool]] = MappingProxyType(_TOOLS)
+"""The tools of this program: those that ship with toka, and those of other packages that were added (`plugins.py`), once, before anybody asked."""
 
 
 class ToolInfo(msgspec.Struct, frozen=True):
@@ -38,6 +39,9 @@ class ToolInfo(msgspec.Struct, frozen=True):
     read_only: bool
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
+    calls_per_task: int | None = None
+    calls_per_minute: int | None = None
+    alias_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,17 @@ class BrokenPlugin:
     reason: str
 
 
+def add(tools: Iterable[Tool]) -> None:
+    """Add tools of other packages to this program's. Raises ValueError for a name that belongs to toka; one that was added before is replaced."""
+    for tool in tools:
+        if tool.name in SHIPPED:
+            raise ValueError(f"there already is a tool {tool.name}")
+        _TOOLS[tool.name] = tool
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCatalog:
-    """Tools by name, and the plugins that could not be loaded. Without arguments: what ships with toka."""
+    """Tools by name, and the plugins that could not be loaded. Without arguments: the tools of this program."""
 
     tools: Mapping[str, Tool] = field(default_factory=lambda: CATALOG)
     broken: tuple[BrokenPlugin, ...] = ()
@@ -70,7 +82,7 @@ class ToolCatalog:
 
     def describe(self) -> list[ToolInfo]:
         """Every tool with its schemas, sorted by name."""
-        return [_info(self.tools[name]) for name in self.names()]
+        return [info_of(self.tools[name]) for name in self.names()]
 
     def with_plugins(self) -> ToolCatalog:
         """This catalog and the tools of other packages. Imports them: their code runs in this program, so only where that is wanted."""
@@ -99,12 +111,13 @@ def _checked(value: object, known: Mapping[str, Tool]) -> dict[str, Tool]:
     for tool in offered:
         if tool.name in known or tool.name in tools:
             raise ValueError(f"there already is a tool {tool.name}")
-        _info(tool)
+        info_of(tool)
         tools[tool.name] = tool
     return tools
 
 
-def _info(tool: Tool) -> ToolInfo:
+def info_of(tool: Tool) -> ToolInfo:
+    """A tool as data."""
     return ToolInfo(
         name=tool.name,
         description=tool.description,
@@ -114,4 +127,7 @@ def _info(tool: Tool) -> ToolInfo:
         read_only=tool.read_only,
         input_schema=tool.input_schema(),
         output_schema=tool.output_schema(),
+        calls_per_task=tool.calls_per_task,
+        calls_per_minute=tool.calls_per_minute,
+        alias_of=tool.alias_of,
     )

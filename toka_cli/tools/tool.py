@@ -73,18 +73,36 @@ class CommandResult(Answer, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Hands:
+    """What the kernel lends to the tools that run in it; in a cell there are none.
+
+    `key` names the call: the same when it is made again after a crash, no other call of the run has it. `fetch` takes the arguments of http_fetch and gives
+    its answer; `remember` does so for the tools of the memory; `git(*arguments, stdin=b"")` runs one git command on the agent's repository and gives a
+    GitEnd (see git.py). Each raises ToolFailed. `sees_secret(text, where)` is True for text that must not leave.
+    """
+
+    key: str
+    agent: str
+    fetch: Callable[[Any], Awaitable[Any]]
+    remember: Callable[[Any], Awaitable[Any]]
+    git: Callable[..., Awaitable[Any]]
+    sees_secret: Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a call works with.
 
     `workdir` is the only place where files are touched. `command(what, timeout_s=…, language=…)` starts a process and gives a CommandResult: `what` is a
     tuple of arguments, or text for `sh -c`; with a language (python, javascript, shell) it is source text. `report` sends a note or a measure to the kernel.
-    `output_limit` bounds the text of an answer, in bytes.
+    `output_limit` bounds the text of an answer, in bytes. `hands` are there for tools that run in the kernel.
     """
 
     workdir: Path
     command: Callable[..., Awaitable[CommandResult]]
     report: Callable[[Note | Measure], Awaitable[None]]
     output_limit: int = OUTPUT_LIMIT
+    hands: Hands | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,9 @@ class Tool:
     """One thing that agents can do.
 
     `power` is the grant that a call needs (None: none). `read_only` tools may run side by side. `verify` tells, after a crash, whether the call had already
-    taken effect; tools of the effect class `verify` must have it. Raises ValueError for a name, effect class or place that does not exist.
+    taken effect; tools of the effect class `verify` must have it. `calls_per_task` (of one attempt at a task) and `calls_per_minute` (of one agent) are held
+    by the kernel; None: not limited. `alias_of` names the tool that this is a second name of; `schemas` stand for the types
+    where only a description of the tool is here. Raises ValueError for a name, effect class or place that does not exist.
     """
 
     name: str
@@ -105,6 +125,10 @@ class Tool:
     read_only: bool
     run: Callable[[Any, ToolContext], Awaitable[Any]]
     verify: Callable[[Any, ToolContext], bool] | None = None
+    calls_per_task: int | None = None
+    calls_per_minute: int | None = None
+    alias_of: str | None = None
+    schemas: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -147,10 +171,14 @@ class Tool:
 
     def input_schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments: an object at the top, as models' tool interfaces ask for."""
+        if self.schemas is not None:
+            return self.schemas[0]
         return _schema(self.arguments)
 
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of the answer. A tool may give the schema itself in place of a type."""
+        if self.schemas is not None:
+            return self.schemas[1]
         return dict(self.result) if isinstance(self.result, Mapping) else _schema(self.result)
 
 
