@@ -39,6 +39,8 @@ class FakeCell:
         self.inside.setblocking(False)
         self.orders, self.heard = [], []
         self.deaf = False
+        self.last_words = self.proxy_listener = None
+        self.exited = False
         self._reader, self._bodies, self._ids = frames.FrameReader(), [], count(1)
 
     def order(self, order):
@@ -66,6 +68,10 @@ class FakeCell:
     def usage(self):
         return None, None
 
+    async def settle(self):
+        if self.last_words is not None and not self.breached.done():
+            self.breached.set_result(self.last_words)
+
     # --- what its coroutine can do ---
 
     async def call(self, method, params):
@@ -76,6 +82,10 @@ class FakeCell:
             self.heard.append(frame.method)
         assert frame.id == number
         return read(TO_KERNEL[method].result, frame.result)
+
+    async def say(self, method, params):
+        """A notification."""
+        await asyncio.get_running_loop().sock_sendall(self.inside, frames.request(method, params))
 
     async def frame(self):
         while not self._bodies:
@@ -117,7 +127,14 @@ class FakeBackend:
     def __init__(self):
         self.acts, self.cells, self.tasks = {}, [], []
         self.alive = self.most = 0
-        self.refusals = []
+        self.refusals, self.weaker, self.short = [], [], None
+
+    def troubles(self):
+        said, self.weaker = self.weaker, []
+        return said
+
+    def shortage(self, places):
+        return self.short
 
     async def start(self, request, cell_log):
         if self.refusals:
@@ -177,9 +194,8 @@ class Run:
         kernel = Kernel(
             folder=log.folder, log=log, workdir=str(work), caller={}, python=sys.executable, rng=random.Random(1), on_output=lambda: None
         )
-        self.orchestrator = Orchestrator(
-            self.plan, log, kernel, backend, Patience(spawn_s=60.0, heartbeat_s=60.0), grace_s=options.pop("grace_s", 60.0), **options
-        )
+        patience = options.pop("patience", Patience(spawn_s=60.0, heartbeat_s=60.0))
+        self.orchestrator = Orchestrator(self.plan, log, kernel, backend, patience, grace_s=options.pop("grace_s", 60.0), **options)
 
     def agent(self, name):
         index = [agent.name for agent in self.plan.agents].index(name)
@@ -190,10 +206,14 @@ class Run:
 
     async def until(self, name, state):
         """Wait until an agent is in a state, by the log's own news."""
+        await self.when(lambda: str(self.agent(name).state) == state)
+
+    async def when(self, wanted):
+        """Wait until something is so, by the log's own news."""
         changed = asyncio.Event()
         with contextlib.ExitStack() as stack:
             stack.callback(self.log.subscribe(lambda _: changed.set()))
-            while str(self.agent(name).state) != state:
+            while not wanted():
                 changed.clear()
                 await asyncio.wait_for(changed.wait(), 30)
 

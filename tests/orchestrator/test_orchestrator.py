@@ -314,3 +314,133 @@ def test_three_hundred_agents_in_a_chain_and_side_by_side(orchestrate, make, bac
     run = orchestrate(*agents, max_agents=16)
     assert set(run.states().values()) == {"succeeded"}
     assert backend.names().index("chain59") > backend.names().index("chain58")
+
+
+# --- how a run of stopped agents ends, and what they leave behind ----------------------------------------------------------------------------
+
+
+def test_a_run_whose_only_agent_was_stopped_was_stopped(orchestrate, make, backend):
+    backend.acts["a"] = hang
+
+    async def beside(run):
+        await run.until("a", "running")
+        run.orchestrator.stop_agent("a", "user")
+
+    run = orchestrate(make("a"), make("b", ["a"]), make("c"), beside=beside)
+    assert run.states() == {"a": "stopped", "b": "skipped", "c": "succeeded"}
+    assert (run.log.view.state, run.log.view.reason, run.log.view.exit_code) == (RunState.STOPPED, "agents_stopped: a", 1)
+
+
+def test_a_failure_beside_a_stop_is_a_failure_and_blames_only_who_failed(orchestrate, make, backend, acts):
+    backend.acts = {"a": hang, "bad": acts["failing"]}
+
+    async def beside(run):
+        await run.until("a", "running")
+        await run.until("bad", "failed")
+        run.orchestrator.stop_agent("a", "user")
+
+    run = orchestrate(make("a"), make("bad"), beside=beside)
+    assert (run.log.view.state, run.log.view.reason) == (RunState.FAILED, "agents_failed: bad")
+
+
+async def writes_and_hangs(cell):
+    cell.deaf = True
+    brief = await cell.call("agent.hello", m.Hello(cell.pid, {}))
+    await cell.call("attempt.start", m.StartAttempt(brief.tasks[0].id, 1))
+    await cell.say("task.output", m.Output("t1", "stdout", b"out\n" * 30_000))
+    await cell.say("task.output", m.Output("t1", "stderr", b"complaint\n"))
+    await cell.say("agent.note", m.Note("written"))
+    await asyncio.shield(cell.ended)
+
+
+@pytest.mark.parametrize("end", ["stop", "limit"])
+def test_who_is_cut_off_keeps_what_it_had_written(orchestrate, make, backend, end):
+    backend.acts["a"] = writes_and_hangs
+
+    async def beside(run):
+        await run.when(lambda: run.agent("a").detail == "written")
+        if end == "stop":
+            run.orchestrator.stop_agent("a", "user", force=True)
+        else:
+            backend.cells[0].breached.set_result("limit.memory: resource limit exceeded: x")
+
+    run = orchestrate(make("a"), beside=beside)
+    task = run.agent("a").tasks[0]
+    assert task.state == "stopped"
+    assert task.output.endswith("out\nout\n")
+    assert task.stderr == "complaint\n"
+    assert (task.output_bytes, task.truncated) == (120_010, True)
+    kept = run.log.folder.artifacts / task.artifact
+    assert kept.read_bytes() == b"out\n" * 30_000 + b"complaint\n"
+
+
+def test_over_the_limit_of_output_what_was_within_it_is_kept(orchestrate, make, backend):
+    async def pours(cell):
+        await cell.call("agent.hello", m.Hello(cell.pid, {}))
+        await cell.call("attempt.start", m.StartAttempt("t1", 1))
+        for _ in range(4):
+            await cell.say("task.output", m.Output("t1", "stdout", b"x" * 50_000))
+        await asyncio.shield(cell.ended)
+
+    backend.acts["a"] = pours
+    run = orchestrate(make("a", limits=m.Limits(output_bytes=120_000)))
+    assert run.agent("a").reason == "limit.output: more than 120000 bytes written"
+    task = run.agent("a").tasks[0]
+    assert (run.log.folder.artifacts / task.artifact).read_bytes() == b"x" * 100_000
+
+
+def test_a_task_that_is_stopped_when_asked_keeps_its_output_too(orchestrate, make, backend):
+    async def obeys(cell):
+        await cell.call("agent.hello", m.Hello(cell.pid, {}))
+        await cell.call("attempt.start", m.StartAttempt("t1", 1))
+        await cell.say("task.output", m.Output("t1", "stdout", b"so far\n"))
+        await cell.say("agent.note", m.Note("written"))
+        await cell.told("agent.stop")
+        await cell.call("attempt.finish", m.FinishAttempt("t1", 1, False, "stopped: user"))
+        await cell.call("agent.finish", m.FinishAgent())
+
+    backend.acts["a"] = obeys
+
+    async def beside(run):
+        await run.when(lambda: run.agent("a").detail == "written")
+        run.orchestrator.stop_agent("a", "user")
+
+    run = orchestrate(make("a"), beside=beside)
+    assert (run.agent("a").tasks[0].state, run.agent("a").tasks[0].output) == ("stopped", "so far\n")
+
+
+def test_what_the_last_look_finds_ends_an_agent_that_thought_it_was_done(orchestrate, make, backend, acts):
+    async def too_much(cell):
+        cell.last_words = "limit.disk: resource limit exceeded: disk usage 2 GB > limit 1 GB; held by polling"
+        await acts["honest"](cell)
+
+    backend.acts["a"] = too_much
+    run = orchestrate(make("a"), make("b", ["a"]))
+    assert run.states() == {"a": "failed", "b": "skipped"}
+    assert run.agent("a").reason.startswith("limit.disk: ")
+    assert run.agent("a").tasks[0].state == "succeeded"
+
+
+@pytest.mark.parametrize(("deafness", "grace_s", "rung"), [(False, 60.0, "asked"), (True, 0.01, "kill")])
+def test_a_stop_during_a_gate_says_what_it_took(orchestrate, make, backend, acts, deafness, grace_s, rung):
+    async def gate(cell):
+        cell.deaf = deafness
+        await cell.call("agent.hello", m.Hello(cell.pid, {}))
+        await cell.call("attempt.start", m.StartAttempt("gate1", 1))
+        checking.set()
+        if deafness:
+            await asyncio.shield(cell.ended)
+        await cell.told("agent.stop")
+        await cell.call("attempt.finish", m.FinishAttempt("gate1", 1, False, "stopped: user"))
+        await cell.call("agent.finish", m.FinishAgent())
+
+    backend.acts["a"] = [acts["honest"], gate]
+    checking = asyncio.Event()
+
+    async def beside(run):
+        await run.when(lambda: any(gate.state == "running" for gate in run.agent("a").gates))
+        await checking.wait()
+        run.orchestrator.stop_agent("a", "user", grace_s=grace_s)
+
+    run = orchestrate(make("a", gates=(Gate(1, "it works", m.Check("true")),)), beside=beside)
+    assert (run.agent("a").state, run.agent("a").reason, run.agent("a").rung) == ("stopped", "stopped: user", rung)

@@ -26,6 +26,7 @@ class Cell:
     def __init__(self, shim_pid):
         self.shim_pid = shim_pid
         self.leaf = None
+        self.own_processes = 1
         self.breaches = []
         self.breached = asyncio.Event()
 

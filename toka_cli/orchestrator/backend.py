@@ -14,12 +14,19 @@ class Cell(Protocol):
     """One running cell."""
 
     pid: int
+    # Its own process has ended; of its tree something may be left until `ended`.
+    exited: bool
     ended: asyncio.Future[Exit]
     breached: asyncio.Future[str]
 
     @property
     def door(self) -> socket.socket:
         """The kernel's end of the door; whoever takes it owns it."""
+        ...
+
+    @property
+    def proxy_listener(self) -> socket.socket | None:
+        """A listener in the cell's own network, for the kernel's proxy; whoever takes it closes it."""
         ...
 
     def order(self, order: str) -> None:
@@ -46,10 +53,22 @@ class Cell(Protocol):
         """Bytes and CPU seconds of the tree now; None where it cannot be known."""
         ...
 
+    async def settle(self) -> None:
+        """Once it has ended: a last look at what is only looked at now and then, such as the disk. `breached` is set if that was too much."""
+        ...
+
 
 class AgentBackend(Protocol):
     """Starts cells."""
 
     async def start(self, request: SpawnRequest, cell_log: Path) -> Cell:
-        """A new cell. Raises TokaError with `retryable` set when trying later may help."""
+        """A new cell. Raises TokaError with `retryable` set when trying later may help; its code is `disk_full` when room on the disk is what is missing."""
+        ...
+
+    def troubles(self) -> list[tuple[str, str]]:
+        """What could not be done as planned since the last call and was done in a weaker way: a code and a sentence each."""
+        ...
+
+    def shortage(self, places: tuple[Path, ...]) -> str | None:
+        """Why nothing more should be started now (memory, room in the file systems of `places`); None while there is enough."""
         ...

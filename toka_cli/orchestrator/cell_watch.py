@@ -37,10 +37,11 @@ class StopRequest:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, in seconds: for a cell's first word, and for its next heartbeat."""
+    """How long to wait, in seconds: for a cell's first word, for its next heartbeat, and for anything that shows that it gets on (None: for ever)."""
 
     spawn_s: float
     heartbeat_s: float
+    progress_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -56,12 +57,21 @@ class CellWatch:
     rung: str = "already"
     _silence_s: float = field(default=0.0, init=False)
     _beats: int = field(default=0, init=False)
+    _began_s: float | None = field(default=None, init=False)
+    _progress: int = field(default=0, init=False)
+    _progress_s: float = field(default=0.0, init=False)
 
-    async def to_the_end(self, limit_s: float | None, on_stopping: Callable[[], None]) -> str | None:
-        """Wait for the end, the limits and a stop, whichever is first; then see to it that nothing is left."""
-        reason = await self.until(self.line.hello, self.patience.spawn_s, "spawn: Agent failed to start: no word from its process in")
+    def worked_s(self) -> float:
+        """Seconds that the cell has worked since its first word, without pauses."""
+        return 0.0 if self._began_s is None else self.stopwatch.worked_s() - self._began_s
+
+    async def to_the_end(self, limit_s: float | None, late: str, on_stopping: Callable[[], None]) -> str | None:
+        """Wait for the end, the limit (`late` is the reason then) and a stop, whichever is first; then see to it that nothing is left."""
+        spawn_s = self.patience.spawn_s
+        reason = await self._until(self.line.hello, spawn_s, f"spawn: Agent failed to start: no word from its process in {format_duration(spawn_s)}")
+        self._began_s = self._progress_s = self.stopwatch.worked_s()
         if reason is None and self.wanted() is None and not self.cell.ended.done():
-            reason = await self.until(self.line.finished, limit_s, "limit.timeout: longer than")
+            reason = await self._until(self.line.finished, limit_s, late)
         if self.wanted() is not None and not self.cell.ended.done() and not self.line.finished.is_set():
             on_stopping()
             await self._ladder()
@@ -71,19 +81,21 @@ class CellWatch:
         with anyio.move_on_after(grace):
             await asyncio.shield(self.cell.ended)
         if not self.cell.ended.done():
+            exited = self.cell.exited
             self.cell.order("kill")
             await asyncio.shield(self.cell.ended)
-            if reason is None and not self.line.finished.is_set() and self.wanted() is None:
+            if reason is None and not exited and not self.line.finished.is_set() and self.wanted() is None:
                 reason = "protocol: closed its door and went on"
+        await self.cell.settle()
         if self.cell.breached.done() and self.wanted() is None:
             # The kernel acted between two looks, and what it did looked like a failure of the task.
             return self.cell.breached.result()
         return reason
 
-    async def until(self, event: asyncio.Event, limit_s: float | None, late: str) -> str | None:
+    async def _until(self, event: asyncio.Event, limit_s: float | None, late: str) -> str | None:
         """Wait for `event`, the cell's end or a stop, at most `limit_s` seconds of work. A reason if the time is over or something broke."""
         began = self.stopwatch.worked_s()
-        slice_s = self.patience.heartbeat_s / 4
+        slice_s = min(self.patience.heartbeat_s, self.patience.progress_s or self.patience.heartbeat_s) / 4
         while True:
             left = None if limit_s is None else max(0.0, limit_s - (self.stopwatch.worked_s() - began))
             bound = slice_s if left is None or self.stopwatch.paused else min(left, slice_s)
@@ -96,8 +108,8 @@ class CellWatch:
                 self._silence_s = 0.0
                 continue
             if limit_s is not None and self.stopwatch.worked_s() - began >= limit_s:
-                return f"{late} {format_duration(limit_s)}"
-            if (reason := self._silent(bound, overslept)) is not None:
+                return late
+            if (reason := self._silent(bound, overslept) or self._stuck(overslept)) is not None:
                 return reason
 
     async def _rest(self, event: asyncio.Event, bound_s: float) -> bool:
@@ -136,6 +148,18 @@ class CellWatch:
             return f"unresponsive: no heartbeat for {format_duration(self.patience.heartbeat_s)}"
         return None
 
+    def _stuck(self, overslept: bool) -> str | None:
+        """A reason if nothing but heartbeats came for too long while something was to be done."""
+        session, limit_s = self.line.session, self.patience.progress_s
+        if limit_s is None or not isinstance(session, Session) or not self.line.hello.is_set():
+            return None
+        now = self.stopwatch.worked_s()
+        if session.progress != self._progress or overslept or session.resting:
+            self._progress, self._progress_s = session.progress, now
+        if now - self._progress_s >= limit_s:
+            return f"no_progress: nothing but heartbeats for {format_duration(limit_s)}"
+        return None
+
     async def _ladder(self) -> None:
         """Ask, then SIGTERM, then SIGKILL; `rung` says which one it took."""
         wanted = self.wanted()
@@ -143,8 +167,9 @@ class CellWatch:
         # A tree that is held back or frozen could not obey.
         self.cell.release()
         if isinstance(self.line.session, Session):
-            self.line.session.stop_reason = wanted.reason
-            self.line.session.resumable = wanted.resumable
+            # A model call under way is paid for: it has most of the grace to end, the cell the rest to say what came of it.
+            wait_s = 0.0 if wanted.force else wanted.grace_s * 0.7
+            self.line.session.stop(wanted.reason, resumable=wanted.resumable, wait_s=wait_s)
         if not wanted.force and self.line.peer is not None:
             self.rung = "asked"
             self.line.peer.notify("agent.stop", m.StopAgent(wanted.reason, wanted.grace_s))

@@ -1,4 +1,7 @@
-"""The owner's end of the control socket: commands from other terminals. Committed to the log first, answered then, carried out after that."""
+"""The owner's end of the control socket: commands from other terminals. Committed to the log first, answered then, carried out after that.
+
+Where unix sockets are refused (toka within the walls of another one), the run goes on without, and says so.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +33,32 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._told = True
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener: socket.socket | None = None
 
     async def __aenter__(self) -> Self:
+        self._unsubscribe = self._log.subscribe(lambda _: self.tell_watchers())
+        try:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except PermissionError as error:
+            words = f"no other terminal can reach this run to stop, pause or follow it: a filter around toka refuses unix sockets ({error.strerror})"
+            self._log.append(e.RunWarned(words, "no_control"))
+            return self
         self._folder.socket.unlink(missing_ok=True)
         with c.short_path(self._folder.socket) as name:
             self._listener.bind(name)
         self._folder.socket.chmod(0o600)
         self._listener.listen(64)
         self._listener.setblocking(False)
-        self._spawn(self._accept())
-        self._unsubscribe = self._log.subscribe(lambda _: self.tell_watchers())
+        self._spawn(self._accept(self._listener))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._unsubscribe()
         for task in self._tasks:
             task.cancel()
-        self._folder.socket.unlink(missing_ok=True)
-        self._listener.close()
+        if self._listener is not None:
+            self._folder.socket.unlink(missing_ok=True)
+            self._listener.close()
         for peer in list(self._peers):
             peer.close()
 
@@ -63,10 +73,10 @@ class ControlServer:
         for peer in self._watchers:
             peer.notify("run.changed", c.Changed())
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
+            connection, _ = await loop.sock_accept(listener)
             if c.peer_uid(connection) not in {os.geteuid(), 0}:
                 connection.close()
                 continue
@@ -102,7 +112,7 @@ class ControlServer:
                 self._turn("agent.resume", params.agents, answer, lambda name: self._orchestrator.runs[name].resume())
 
     def _stop_agents(self, params: c.StopAgents, answer: Answer) -> None:
-        names = {run.agent_id: name for name, run in self._orchestrator.runs.items()}
+        names = self._names()
         wanted = [agent for agent in params.agents if agent in names]
         already = tuple(agent for agent in wanted if self._orchestrator.runs[names[agent]].done.is_set())
         for agent in wanted:
@@ -116,13 +126,16 @@ class ControlServer:
 
     def _turn(self, command: str, agents: tuple[str, ...], answer: Answer, act: Callable[[str], bool]) -> None:
         """Pause or resume: durable like any command, and acted on in the same transaction, so that the answer can say for whom nothing changed."""
-        names = {run.agent_id: name for name, run in self._orchestrator.runs.items()}
-        unchanged = []
+        names, unchanged = self._names(), []
         for agent in agents:
             self._received(command, agent, "user", force=False)
             if agent not in names or not act(names[agent]):
                 unchanged.append(agent)
         self._log.after_commit(lambda: answer(c.Accepted(tuple(unchanged))))
+
+    def _names(self) -> dict[str, str]:
+        """The names of the run's agents by their ids, which is how other terminals call them."""
+        return {run.agent_id: name for name, run in self._orchestrator.runs.items()}
 
     def _received(self, command: str, target: str | None, reason: str, *, force: bool) -> None:
         self._log.append(e.CommandReceived(command, reason, target, {"force": force}))

@@ -5,31 +5,52 @@ In: a plan, a log, a kernel, a backend. Out: events until the run is final. It s
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from toka_cli import events as e
-from toka_cli.errors import EXIT_RUN_FAILED, EXIT_TIMED_OUT
+from toka_cli.errors import EXIT_BUDGET, EXIT_DECISION, EXIT_REFUSED, EXIT_REPLAY, EXIT_RUN_FAILED, EXIT_TIMED_OUT, EXIT_UNAVAILABLE
 from toka_cli.ids import agent_id
 from toka_cli.kernel.kernel import Kernel
+from toka_cli.kernel.outputs import AgentLog
 from toka_cli.lifecycle import AGENT_FINAL, AgentState, RunState
 from toka_cli.orchestrator.agent_run import AgentRun
 from toka_cli.orchestrator.backend import AgentBackend
 from toka_cli.orchestrator.cell_watch import Patience
+from toka_cli.orchestrator.restarts import Restarts
+from toka_cli.orchestrator.room import Room
 from toka_cli.orchestrator.stopwatch import Stopwatch
 from toka_cli.plan.plan import Plan, PlannedAgent
 from toka_cli.plan.schedule import Place, Schedule
 from toka_cli.state.log import EventLog
 from toka_cli.units import format_duration
 
+CAUSES: Final = {
+    "budget": EXIT_BUDGET,
+    "replay_miss": EXIT_REPLAY,
+    "decision_needed": EXIT_DECISION,
+    "sandbox": EXIT_REFUSED,
+    "provider_auth": EXIT_UNAVAILABLE,
+    "provider_quota": EXIT_UNAVAILABLE,
+    "provider_unknown_model": EXIT_UNAVAILABLE,
+}
+"""Why an agent can fail, by the stable word of its reason, and the exit code of a run that failed for that alone."""
+
+# So long, in seconds, is a disk without room waited for when the end is wanted, or wanted at once.
+LAST_WRITE_S: Final = 10.0
+FORCED_WRITE_S: Final = 1.0
+
 
 @dataclass(slots=True)
 class Orchestrator:
-    """One run, from started to final. Durations in seconds."""
+    """One run, from started to final. Durations in seconds. `degrade`: with less room than planned the run goes on with less, and says so."""
 
     plan: Plan
     log: EventLog
@@ -38,6 +59,7 @@ class Orchestrator:
     patience: Patience
     grace_s: float
     restart_enabled: bool = True
+    degrade: bool = True
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch(time.monotonic))
     runs: dict[str, AgentRun] = field(default_factory=dict)
     stop_reason: str | None = None
@@ -45,23 +67,28 @@ class Orchestrator:
     resumable: bool = False
     _schedule: Schedule | None = None
     _group: TaskGroup | None = None
-    _slots: int = 0
+    _room: Room | None = None
     _done: anyio.Event = field(default_factory=anyio.Event)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _forced: bool = False
 
     async def run(self) -> None:
         """Start what is ready, and again whenever an agent ends, until all are final."""
-        self._schedule = Schedule(self.plan)
-        self._slots = self.plan.max_agents
+        self._schedule = schedule = Schedule(self.plan)
+        places = (self.log.folder.root, Path(self.plan.workdir))
+        self._room = room = Room(self.log, self.backend, places, self.plan.max_agents, self.degrade, lambda: schedule.running, self._start_ready)
         ids = {agent.name: agent.id for agent in self.log.view.agents}
         for planned in self.plan.agents:
+            restarts = Restarts(planned, self.restart_enabled, asyncio.get_running_loop().time)
             self.runs[planned.name] = AgentRun(
-                planned, ids[planned.name], self.kernel, self.log, self.backend, self.patience, self.restart_enabled, self._crowded
+                planned, ids[planned.name], self.kernel, self.log, self.backend, self.patience, room, restarts
             )
         if self.log.view.state == RunState.PENDING:
             self.log.append(e.RunStarted())
         async with anyio.create_task_group() as self._group:
             if self.plan.timeout_s is not None:
                 self._group.start_soon(self._limit_time, self.plan.timeout_s)
+            self._group.start_soon(room.watch, self._waiting, self._live_logs)
             self._take_in_what_has_ended()
             self._queue(self._schedule.ready())
             self._start_ready()
@@ -69,7 +96,26 @@ class Orchestrator:
             await self._done.wait()
             self._group.cancel_scope.cancel()
         self._end()
-        await self.log.committed()
+        await self._written()
+
+    async def _written(self) -> None:
+        """Wait until everything is durable, on a full disk until there is room; once somebody wants the end, only a little. The log says what is lost."""
+        writing = asyncio.ensure_future(self.log.committed())
+        self._asked.clear()
+        if self.stop_reason is None:
+            await self._either(writing, None)
+            self._asked.clear()
+        if not writing.done():
+            await self._either(writing, FORCED_WRITE_S if self._forced else LAST_WRITE_S)
+        if writing.done():
+            await writing
+        writing.cancel()
+
+    async def _either(self, writing: asyncio.Future[None], limit_s: float | None) -> None:
+        """Wait until it is written, or somebody asks for the end, or the time is over."""
+        asked = asyncio.ensure_future(self._asked.wait())
+        await asyncio.wait({writing, asked}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
 
     def stop_run(
         self, reason: str, *, grace_s: float | None = None, force: bool = False, exit_code: int = EXIT_RUN_FAILED, resumable: bool = False
@@ -78,6 +124,9 @@ class Orchestrator:
 
         With `resumable` the run is `interrupted` afterwards, and what has not ended can go on later.
         """
+        # Also for a run that is over and only waits for a disk with room.
+        self._asked.set()
+        self._forced = self._forced or force
         if self._schedule is None or self._done.is_set():
             return
         if self.stop_reason is None:
@@ -142,16 +191,22 @@ class Orchestrator:
     def _start_ready(self) -> None:
         assert self._schedule is not None
         assert self._group is not None
-        for name in self._schedule.start_ready(max(0, self._slots - self._schedule.running)):
-            self._group.start_soon(self._one, name)
+        assert self._room is not None
+        free = self._room.slots - self._schedule.running
+        if free <= 0 or not self._waiting():
+            return
+        self._room.look(waiting=True, logs=self._live_logs())
+        if self._room.held is None:
+            for name in self._schedule.start_ready(free):
+                self._group.start_soon(self._one, name)
 
-    def _crowded(self, why: str) -> None:
-        """The machine has no room for another process: from now on fewer at once, said aloud."""
+    def _waiting(self) -> bool:
+        """True if an agent waits for nothing but a slot."""
         assert self._schedule is not None
-        fewer = max(1, self._schedule.running - 1)
-        if fewer < self._slots:
-            self._slots = fewer
-            self.log.append(e.RunWarned(f"at most {fewer} agents at once from now on: {why}", "crowded"))
+        return not self._schedule.stopped and bool(self._schedule.ready())
+
+    def _live_logs(self) -> list[AgentLog]:
+        return [self.kernel.agent_log(run.agent_id) for run in self.runs.values() if run.cell is not None]
 
     async def _one(self, name: str) -> None:
         run = self.runs[name]
@@ -200,25 +255,28 @@ class Orchestrator:
     def _end(self) -> None:
         """The run's final state, from its agents'."""
         bad = [agent for agent in self.log.view.agents if agent.state != AgentState.SUCCEEDED]
+        failed = [agent.name for agent in bad if agent.state == AgentState.FAILED]
+        stopped = [agent.name for agent in bad if agent.state == AgentState.STOPPED]
         if not bad:
             self.log.append(e.RunSucceeded())
         elif self.resumable and any(agent.state not in AGENT_FINAL for agent in bad):
             self.log.append(e.RunInterrupted(self.stop_reason or "stopped", self.exit_code))
         elif self.stop_reason is not None and not self.stop_reason.startswith("fail_fast"):
             self.log.append(e.RunStopped(self.stop_reason, self.exit_code))
+        elif failed or not stopped:
+            self.log.append(e.RunFailed(f"agents_failed: {_listed(failed)}", EXIT_RUN_FAILED))
         else:
-            self.log.append(e.RunFailed(_blame(agent.name for agent in bad if agent.state != AgentState.SKIPPED), EXIT_RUN_FAILED))
+            # Nothing failed: what is missing was stopped by somebody, one agent at a time, or needed one of those.
+            self.log.append(e.RunStopped(f"agents_stopped: {_listed(stopped)}", EXIT_RUN_FAILED))
 
 
-def _blame(names: Iterable[str]) -> str:
-    listed = list(names)
-    shown = ", ".join(listed[:5])
-    return f"agents_failed: {shown}" + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def create_events(plan: Plan, log: EventLog, run: str, command: tuple[str, ...], version: str) -> None:
     """The first events of a run: itself and its agents."""
-    log.append(e.RunCreated(run, plan.workdir, version, command, plan.options))
+    log.append(e.RunCreated(run, plan.workdir, version, command, {**plan.options, "at_once": plan.max_agents}))
     for index, planned in enumerate(plan.agents, 1):
         log.append(e.AgentCreated(_info(planned)), agent=agent_id(run, index))
     for warning in plan.warnings:

@@ -5,6 +5,8 @@ Resume requeues, and everything else goes through the normal door. A task that w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from toka_cli import events as e
@@ -17,6 +19,7 @@ from toka_cli.state.snapshot import AgentView, TaskView
 from toka_cli.tools.catalog import ToolCatalog
 
 IN_DOUBT: Final = "interrupted: may or may not have taken effect"
+NOTHING_CUT_OFF: Final[Mapping[str, e.Outcome]] = MappingProxyType({})
 _UNDER_WAY: Final = frozenset({TaskState.RUNNING, TaskState.RETRYING})
 
 
@@ -71,13 +74,26 @@ def _rule(plan: Plan, agent: AgentView, task: TaskView) -> str:
 
 
 def in_doubt_rule(task: TaskBrief) -> str:
-    """What to do with a task that was cut off: `rerun`, `fail` or `ask`. A tool that only looks can be called again whatever the spec says."""
+    """What to do with a task that was cut off: `rerun`, `fail` or `ask`.
+
+    A tool that only looks can be called again whatever the spec says; a conversation is not begun again but gone on with, and knows which of its calls are
+    in doubt.
+    """
+    if task.kind == "prompt":
+        return "rerun"
     if task.tool is not None and (tool := ToolCatalog().tools.get(task.tool)) is not None and tool.effect == "pure":
         return "rerun"
     return task.on_interrupted
 
 
-def _requeue_agent(log: EventLog, planned: PlannedAgent, agent: AgentView, asked: str) -> None:
+def requeue_tasks(
+    log: EventLog, planned: PlannedAgent, agent: AgentView, asked: str, cut_off: Mapping[str, e.Outcome] = NOTHING_CUT_OFF
+) -> str | None:
+    """Tasks of a process that is gone wait for the next one, unless running them twice could repeat an effect: then they fail.
+
+    `asked` (rerun or fail) decides for tasks that say `on_interrupted: ask`; `cut_off` is what the attempts under way had written. Returns the id of a task
+    that had to succeed and did not, now or before; None if the agent can go on.
+    """
     failed: str | None = None
     briefs = {brief.id: brief for brief in planned.tasks}
     for task in agent.tasks:
@@ -89,11 +105,16 @@ def _requeue_agent(log: EventLog, planned: PlannedAgent, agent: AgentView, asked
                 log.append(e.TaskRequeued(), agent=agent.id, task=task.id)
             else:
                 allowed = briefs[task.id].allow_failure
-                log.append(e.TaskFailed(IN_DOUBT, allowed=allowed), agent=agent.id, task=task.id)
+                log.append(e.TaskFailed(IN_DOUBT, cut_off.get(task.id, e.Outcome()), allowed=allowed), agent=agent.id, task=task.id)
                 failed = failed if allowed else task.id
         elif task.state == TaskState.RETRYING:
             # Its last attempt had ended: another one is no repetition.
             log.append(e.TaskRequeued(), agent=agent.id, task=task.id)
+    return failed
+
+
+def _requeue_agent(log: EventLog, planned: PlannedAgent, agent: AgentView, asked: str) -> None:
+    failed = requeue_tasks(log, planned, agent, asked)
     if failed is not None:
         _fail(log, agent, failed)
     elif agent.state != AgentState.PENDING:

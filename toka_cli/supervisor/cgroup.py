@@ -1,5 +1,5 @@
-"""Control groups: exact limits of a whole process tree, where this process may make a group of its own. Version 2 where a subtree is delegated, else the
-hierarchies of version 1 that can be written. In: limits. Out: a Leaf that holds some of them, each read back after it was written.
+"""Control groups: exact limits of a whole process tree, where this process may make a group of its own. Version 2 where a subtree is delegated, or is once
+it is asked for (see `scope`), else the hierarchies of version 1 that can be written. In: limits. Out: a Leaf that holds some of them, each read back.
 
 Whether it works is found out by trying: a group is made, limited, read back and removed. What cannot be held here is the governor's.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from toka_cli.protocol.messages import Limits
+from toka_cli.supervisor.scope import CONTROLLERS, delegated
 
-CONTROLLERS: Final = ("memory", "cpu", "pids")
 CPU_PERIOD_US: Final = 100_000
 _NUMBERS: Final = itertools.count(1)
 
@@ -87,10 +87,15 @@ def bases() -> dict[str, Base]:
     return found
 
 
+def wanted(limits: Limits) -> dict[str, float]:
+    """Of these limits those that a group would hold here, by controller."""
+    values = {"memory": limits.memory_bytes, "cpu": limits.cpu_share, "pids": limits.max_processes}
+    return {controller: value for controller, value in values.items() if value is not None and controller in bases()}
+
+
 def make_leaf(name: str, limits: Limits) -> Leaf | None:
     """A group that holds what it can of the limits; None if that is nothing."""
-    wanted = {"memory": limits.memory_bytes, "cpu": limits.cpu_share, "pids": limits.max_processes}
-    asked = {controller: value for controller, value in wanted.items() if value is not None and controller in bases()}
+    asked = wanted(limits)
     if not asked:
         return None
     leaf = Leaf()
@@ -139,24 +144,52 @@ def _limit(controller: str, base: Base, value: float) -> None:
 
 def _candidates() -> Iterator[tuple[str, Base]]:
     """Folders of this process's own groups, version 2 first."""
-    try:
-        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines()]
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
-    except OSError:
-        return
-    own = {name: path for _, names, path in groups for name in names.split(",")}
-    for mount in mounts:
-        if mount[2] == "cgroup2" and "" in own:
-            folder = Path(mount[1] + own[""].rstrip("/"))
-            with suppress(OSError):
-                for controller in (folder / "cgroup.subtree_control").read_text("ascii").split():
-                    if controller in CONTROLLERS:
-                        yield controller, Base(folder, 2)
+    own, mounts = _groups()
+    if (group := _unified_group()) is not None:
+        place, _ = _place(group)
+        if place is not None:
+            for controller in _enabled(place):
+                yield controller, Base(place, 2)
     for mount in mounts:
         if mount[2] == "cgroup":
             for controller in CONTROLLERS:
                 if controller in mount[3].split(",") and controller in own:
                     yield controller, Base(Path(mount[1] + own[controller].rstrip("/")), 1)
+
+
+@cache
+def _place(group: Path) -> tuple[Path | None, str]:
+    """Where groups of version 2 can be made, or why nowhere; asked for once."""
+    return (group, "") if _enabled(group) else delegated(group, _unified_group, os.environ)
+
+
+def why_none() -> str | None:
+    """Why no group of version 2 can be made by this process; None where one can, or where there is no such hierarchy."""
+    group = _unified_group()
+    return None if group is None else _place(group)[1] or None
+
+
+def _groups() -> tuple[dict[str, str], list[list[str]]]:
+    """This process's groups by controller ("" for version 2), and the mounts."""
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines()]
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    except OSError:
+        return {}, []
+    return {name: path for _, names, path in groups for name in names.split(",")}, mounts
+
+
+def _unified_group() -> Path | None:
+    """The folder of this process's group of version 2; None where there is no such hierarchy."""
+    own, mounts = _groups()
+    return next((Path(mount[1] + own[""].rstrip("/")) for mount in mounts if mount[2] == "cgroup2" and "" in own), None)
+
+
+def _enabled(group: Path) -> list[str]:
+    """Controllers that groups made below get."""
+    with suppress(OSError):
+        return [controller for controller in (group / "cgroup.subtree_control").read_text("ascii").split() if controller in CONTROLLERS]
+    return []
 
 
 def _works(controller: str, base: Base) -> bool:

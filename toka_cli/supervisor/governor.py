@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from toka_cli.protocol.messages import Limits
 from toka_cli.sandbox.tree import descendants, signal_below
 from toka_cli.supervisor.cgroup import Leaf
-from toka_cli.supervisor.resources import Sample, sample_process, taken_bytes
+from toka_cli.supervisor.resources import Sample, sample_process, taken_bytes, without_base
 from toka_cli.units import format_bytes
 
 # How soon a tree is looked at again: soon while it is busy or near its limit, late while it is quiet.
@@ -35,6 +35,7 @@ class Breached(Protocol):
 
     shim_pid: int
     leaf: Leaf | None
+    own_processes: int
 
     def breach(self, reason: str, memory_bytes: int | None = None) -> None:
         """The cell passed a limit; its tree took `memory_bytes` then, where that was looked at."""
@@ -94,10 +95,14 @@ class Governor:
 
     def freeze(self, cell: Breached) -> None:
         """Stop every process of the tree until `thaw`."""
-        tree = self._trees.get(cell.shim_pid)
+        self.freeze_tree(cell.shim_pid)
+
+    def freeze_tree(self, shim_pid: int) -> None:
+        """Stop every process below this shim until `thaw`."""
+        tree = self._trees.get(shim_pid)
         if tree is not None:
             tree.frozen = True
-        signal_tree(cell.shim_pid, signal.SIGSTOP)
+        signal_tree(shim_pid, signal.SIGSTOP)
 
     def thaw(self, cell: Breached) -> None:
         """Let a frozen tree go on."""
@@ -129,11 +134,14 @@ class Governor:
 
     def _look(self, tree: _Tree) -> None:
         if tree.frozen:
+            # Who forked faster than it could be stopped is met now, or at the next look.
+            signal_tree(tree.cell.shim_pid, signal.SIGSTOP)
             tree.next_at = self._clock() + FAR_S
             return
         root = tree.cell.shim_pid
         samples = [sample for pid in descendants(root) if (sample := sample_process(pid)) is not None]
         shim = sample_process(root)
+        samples = without_base(samples, shim, tree.cell.own_processes)
         # What ended and was waited for is in the counters of whoever waited; the shim waits for orphans.
         used = sum(sample.cpu_s for sample in samples) + (shim.children_cpu_s if shim is not None else 0.0)
         # Processes first: their memory is looked at one by one.
@@ -179,8 +187,8 @@ class Governor:
 
     def _hold_processes(self, tree: _Tree, samples: list[Sample]) -> bool:
         limit = tree.limits.max_processes
-        # The cell itself is toka's, not the agent's.
-        count = len(samples) - 1
+        # The cell itself is toka's, not the agent's, and so is process 1 of its namespace.
+        count = len(samples) - tree.cell.own_processes
         if limit is None:
             return False
         if count > limit:

@@ -35,9 +35,10 @@ class TreeUsage(NamedTuple):
     processes: int
 
 
-def tree_usage(root: int) -> TreeUsage:
-    """What the tree below `root` uses; `root` itself, the shim, is toka's own cost and not counted."""
+def tree_usage(root: int, own_processes: int = 1) -> TreeUsage:
+    """What the tree below `root` uses; `root` itself, the shim, is toka's own cost and not counted. The first `own_processes` below it are forks of it."""
     samples = [sample for pid in descendants(root) if (sample := sample_process(pid)) is not None]
+    samples = without_base(samples, sample_process(root), own_processes)
     if not samples:
         return TreeUsage(None, None, 0)
     memory = sum(taken_bytes(sample) for sample in samples)
@@ -75,6 +76,17 @@ def proportional_bytes(pid: int) -> int | None:
     return None
 
 
+def without_base(samples: list[Sample], shim: Sample | None, own_processes: int) -> list[Sample]:
+    """Samples of a tree, parents first, in which toka's own processes count only what they have beyond the shim that they were forked from.
+
+    Their share cannot always be asked for: behind walls they show their memory to nobody, and what is resident counts pages of the fork server in each.
+    """
+    if shim is None:
+        return samples
+    own = [sample._replace(resident_bytes=max(0, sample.resident_bytes - shim.resident_bytes)) for sample in samples[:own_processes]]
+    return own + samples[own_processes:]
+
+
 def taken_bytes(sample: Sample) -> int:
     """What a process takes: its proportional share, or all that is resident where that is not known."""
     share = proportional_bytes(sample.pid)
@@ -84,6 +96,11 @@ def taken_bytes(sample: Sample) -> int:
 def machine_memory_bytes() -> int:
     """Memory of this machine in bytes."""
     return int(psutil.virtual_memory().total)
+
+
+def available_memory_bytes() -> int:
+    """Memory that programs can still have without anything being swapped out, in bytes (MemAvailable of proc(5))."""
+    return int(psutil.virtual_memory().available)
 
 
 def _sample_with_psutil(pid: int) -> Sample | None:
