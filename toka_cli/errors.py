@@ -144,9 +144,10 @@ class StateUnavailable(Unavailable):
 
 
 class BudgetExhausted(TokaError):
-    """A budget (USD or tokens) is used up."""
+    """A budget (USD or tokens) is used up. `of_run`: the one of the whole run, so nobody has any left."""
 
     code = "budget"
+    of_run: bool = False
     exit_code = EXIT_BUDGET
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,23 +26,30 @@ import toka_cli
 from toka_cli import events as e
 from toka_cli import ids
 from toka_cli.errors import Bug
+from toka_cli.kernel.access import ModelAccess, ModelSetup
+from toka_cli.kernel.confined import own_children
 from toka_cli.kernel.kernel import Kernel
+from toka_cli.kernel.outside import Outside
+from toka_cli.kernel.prompting import own_templates
 from toka_cli.lifecycle import RunState
 from toka_cli.orchestrator.cell_watch import Patience
 from toka_cli.orchestrator.control import ControlServer
+from toka_cli.orchestrator.danger import Blocked, Danger
 from toka_cli.orchestrator.orchestrator import Orchestrator, create_events
 from toka_cli.orchestrator.recovery import requeue
-from toka_cli.paths import RunFolder, make_state_dir
+from toka_cli.paths import RunFolder, make_state_dir, user_config_file
 from toka_cli.plan.plan import Plan
 from toka_cli.state import query
 from toka_cli.state.log import EventLog
 from toka_cli.state.snapshot import RunView
 from toka_cli.supervisor.manager import AgentProcessManager
 from toka_cli.supervisor.sweep import sweep_files, sweep_processes
+from toka_cli.tools.plugins import PLUGIN_TOOLS, add_described
 from toka_cli.view.renderer import Renderer
 
 TICK_S: Final = 0.25
 SAMPLE_S: Final = 1.0
+MAX_NOTES: Final = 5
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,7 +57,8 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class RunOptions:
     """How a run is run; durations in seconds. `start_method` is `forkserver` or `fresh`; `command` is recorded with the run.
 
-    `resume` is the folder of an interrupted run to go on with; `in_doubt` (rerun or fail) decides for tasks that ask.
+    `resume` is the folder of an interrupted run to go on with; `in_doubt` (rerun or fail) decides for tasks that ask. `models` says how models are reached
+    (None: they are not). `attended`: a person can be asked while it runs. `note` tells people something before there is a run to look at.
     """
 
     state_dir: Path
@@ -64,6 +72,10 @@ class RunOptions:
     cgroups: bool = True
     resume: RunFolder | None = None
     in_doubt: str | None = None
+    models: ModelSetup | None = None
+    attended: bool = False
+    degrade: bool = True
+    note: Callable[[str], None] = lambda _: None
 
 
 class AgentRuntime:
@@ -86,46 +98,108 @@ class AgentRuntime:
 
     def execute(self) -> RunView:
         """Run to the end; the final view. Raises TokaError when the run could not begin."""
+        add_described(self._plan.options.get(PLUGIN_TOOLS, ()))
         return anyio.run(self._execute, backend="asyncio")
 
     async def _execute(self) -> RunView:
         for signum in SIGNALS:
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
-        folder = self._options.resume or new_run_folder(self._options.state_dir, self._rng)
-        async with AgentProcessManager(self._options.start_method, cgroups=self._options.cgroups) as manager:
+        access = self._access()
+        async with AsyncExitStack() as stack:
+            if access is not None:
+                stack.push_async_callback(access.close)
+            models = access.own_children if access is not None else set
+            manager = await stack.enter_async_context(
+                AgentProcessManager(self._options.start_method, cgroups=self._options.cgroups, spare=lambda: models() | own_children())
+            )
+            warnings = await self._checked(access)
+            folder = self._options.resume or new_run_folder(self._options.state_dir, self._rng)
             self._log = log = self._open_log(folder)
             try:
                 self._first_events(folder, log)
-                kernel = Kernel(
-                    folder=folder,
-                    log=log,
-                    workdir=self._plan.workdir,
-                    caller=self._options.environment,
-                    python=sys.executable,
-                    rng=self._rng,
-                    on_output=lambda: control.tell_watchers(),
-                    # Several beats fit into the time after which a cell counts as hung.
-                    heartbeat_s=min(5.0, self._options.patience.heartbeat_s / 4),
-                )
-                self._orchestrator = orchestrator = Orchestrator(
-                    self._plan,
-                    log,
-                    kernel,
-                    manager,
-                    patience=self._options.patience,
-                    grace_s=self._options.grace_s,
-                    restart_enabled=self._options.restart_enabled,
-                )
-                log.subscribe(self._show)
-                control = ControlServer(folder, log, orchestrator)
-                async with control:
-                    await self._run(orchestrator, log)
+                await self._govern(folder, log, manager, access, warnings)
             finally:
                 log.close()
         if self._bug is not None:
             raise self._bug
         # What was cut off is nobody's work any more; readers know how to show that.
         return query.load_run(folder) if log.view.state == RunState.INTERRUPTED else log.view
+
+    def _access(self) -> ModelAccess | None:
+        """The way to models begins to load at once, beside everything else."""
+        if self._options.models is None:
+            return None
+        access = ModelAccess(self._plan, self._options.models, toka_cli.__version__)
+        access.start()
+        return access
+
+    async def _checked(self, access: ModelAccess | None) -> tuple[str, ...]:
+        """Nothing starts before it is known that models can be asked. Raises NoModel, Unavailable."""
+        if access is None or not access.wanted:
+            return ()
+        loop = asyncio.get_running_loop()
+        told = loop.call_later(1.0, self._options.note, "looking whether the models of this run can be asked (loading takes some seconds)")
+        try:
+            return await access.check()
+        finally:
+            told.cancel()
+
+    async def _govern(
+        self, folder: RunFolder, log: EventLog, manager: AgentProcessManager, access: ModelAccess | None, warnings: tuple[str, ...]
+    ) -> None:
+        """The run itself, between the first event and the last."""
+        kernel = Kernel(
+            folder=folder,
+            log=log,
+            workdir=self._plan.workdir,
+            caller=self._options.environment,
+            python=sys.executable,
+            rng=self._rng,
+            on_output=lambda: control.tell_watchers(),
+            # Several beats fit into the time after which a cell counts as hung.
+            heartbeat_s=min(5.0, self._options.patience.heartbeat_s / 4),
+        )
+        self._orchestrator = orchestrator = Orchestrator(
+            self._plan,
+            log,
+            kernel,
+            manager,
+            patience=self._options.patience,
+            grace_s=self._options.grace_s,
+            restart_enabled=self._options.restart_enabled,
+            degrade=self._options.degrade,
+        )
+        mask = access.redactor.text if access is not None else None
+        kernel.outside = outside = Outside(
+            log, self._options.state_dir, self._plan.workdir, self._options.environment, mask, walls=not self._options.no_sandbox
+        )
+        outside.on_threat = Danger(self._plan, log, kernel, orchestrator, attended=self._options.attended).sign
+        for warning in warnings:
+            log.append(e.RunWarned(warning, "model"))
+        if access is not None:
+            kernel.redactor = access.redactor
+            access.on_warn = lambda text: _warn(log, text)
+            gateway = access.gateway(log, self._rng)
+            kernel.models, kernel.describe = gateway, gateway.describe if gateway is not None else None
+            kernel.templates = own_templates(user_config_file(self._options.environment).parent / "prompts") if gateway is not None else {}
+            kernel.on_blocked = Blocked(orchestrator).by
+            kernel.model_timeout_s = self._options.models.settings.timeout_s if self._options.models is not None else kernel.model_timeout_s
+        log.subscribe(self._show)
+        control = ControlServer(folder, log, orchestrator)
+        async with control:
+            try:
+                await self._run(orchestrator, log)
+            finally:
+                await outside.close()
+        self._note_replay(access)
+
+    def _note_replay(self, access: ModelAccess | None) -> None:
+        """What differed from the recording without being a miss: said on the way, not part of the run."""
+        notes = access.replay_notes() if access is not None else ()
+        for text in notes[:MAX_NOTES]:
+            self._options.note(f"replay: {text}")
+        if len(notes) > MAX_NOTES:
+            self._options.note(f"replay: {len(notes) - MAX_NOTES} more differences")
 
     async def _run(self, orchestrator: Orchestrator, log: EventLog) -> None:
         self._guard(lambda renderer: renderer.start(log.view))
@@ -248,6 +322,10 @@ class AgentRuntime:
                 self._orchestrator.stop_run("signal SIGHUP", exit_code=128 + signal.SIGHUP, resumable=True)
             elif isinstance(error, BrokenPipeError | ValueError):
                 self._orchestrator.stop_run("closed pipe: nobody reads the output any more", resumable=True)
+
+
+def _warn(log: EventLog, text: str) -> None:
+    log.append(e.RunWarned(text, "model"))
 
 
 def new_run_folder(state_dir: Path, rng: random.Random) -> RunFolder:

@@ -162,6 +162,12 @@ class Story:
         self.tell(e.AgentCreated(info=info), agent_id, after=0)
         return agent_id
 
+    def ask(self, agent: str, task: str, turn: int = 1, *, model: str = "openai/x", cost: float | None = 0.0031, **more: object) -> None:
+        """One turn of a model: 1,204 tokens in, 88 out."""
+        self.tell(e.LlmStarted(turn=turn, model=model), agent, task)
+        counted = {"finish_reason": "stop", "input_tokens": 1204, "output_tokens": 88, "cost_usd": cost} | more
+        self.tell(e.LlmReplied(turn=turn, model=model, **counted), agent, task)  # type: ignore[arg-type]
+
     def start(self, agent: str) -> None:
         self.tell(e.AgentQueued(), agent)
         self.tell(e.AgentStarting(), agent)
@@ -210,11 +216,18 @@ def attacked(text: str) -> Story:
     story.tell(e.AgentCreated(info=info), agent)
     story.tell(e.RunStarted())
     story.tell(e.RunWarned(message=text))
+    story.tell(e.RunHeld(reason=text))
     story.start(agent)
     story.tell(e.AgentNoted(detail=text), agent)
     story.tell(e.AgentMeasured(name=text, value=float("nan")), agent)
     story.tell(e.TaskStarted(), agent, f"t1{text}")
     story.tell(e.ToolDenied(tool=text, capability=text, message=text), agent, f"t1{text}")
+    story.ask(agent, f"t1{text}", model=text, calls=(text,))
+    story.tell(e.LlmStarted(turn=2, model=text), agent, f"t1{text}")
+    story.tell(e.AgentNoted(detail=f"waiting for {text} until {text}"), agent)
+    story.tell(e.LlmFailed(turn=2, cause=text, message=text), agent, f"t1{text}")
+    story.tell(e.RunReleased())
+    story.view.audit_head = text or None
     outcome = e.Outcome(exit_code=1, output=text * 2, stderr=text, value=text, evidence=[text])
     story.tell(e.TaskRetrying(attempt=1, reason=text, delay_s=1.0, outcome=outcome), agent, f"t1{text}")
     story.tell(e.TaskStarted(attempt=2), agent, f"t1{text}")

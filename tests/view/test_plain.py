@@ -180,3 +180,20 @@ def test_lines_are_chosen_where_nothing_may_move() -> None:
     moving = Terminal(tty=True, color=True, animate=True, width=80, ascii_only=False)
     assert isinstance(choose_renderer(io.StringIO(), moving, watch=False), PlainRenderer)
     assert not isinstance(choose_renderer(io.StringIO(), moving), PlainRenderer)
+
+
+def test_that_nothing_new_starts_is_told_once_even_where_no_record_can_tell_it(story: Any) -> None:
+    stream = io.StringIO()
+    renderer = PlainRenderer(stream)
+    story.agent("a")
+    story.tell(e.RunStarted())
+    renderer.start(story.view)
+    story.tell(e.RunHeld("the disk is full"))
+    for second in range(5):
+        renderer.tick(story.view, 2000.0 + second)
+    renderer.show(story.records[-1:], story.view)
+    assert stream.getvalue().count("nothing new starts for now: the disk is full\n") == 1
+    story.tell(e.RunReleased())
+    renderer.show(story.records[-1:], story.view)
+    renderer.tick(story.view, 2010.0)
+    assert stream.getvalue().count("there is room again") == 1

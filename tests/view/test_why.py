@@ -24,6 +24,40 @@ def test_waiting_for_others_names_them_and_how_they_stand(story: Any) -> None:
     assert why(view, view.agents[2]) == "test waits, and will not start: the run is being stopped (user)."
 
 
+def test_waiting_for_a_slot_says_how_many_there_are_and_why(story: Any) -> None:
+    ids = [story.agent(name) for name in ("one", "two", "three")]
+    view = story.view
+    view.options |= {"at_once": 2, "max_agents_reason": "their memory limits fit together into 90% of 8 GB"}
+    story.tell(e.RunStarted())
+    for agent in ids[:2]:
+        story.start(agent)
+    story.tell(e.AgentQueued(), ids[2])
+    assert why(view, view.agents[2]) == (
+        "three waits for a free slot: 2 agents hold one now, and 2 run at once: their memory limits fit together into 90% of 8 GB."
+    )
+    story.tell(e.AgentBackedOff(reason="crashed: signal 9", delay_s=3.0), ids[0])
+    assert why(view, view.agents[2]).startswith("three waits for a free slot: 2 agents hold one now"), "who waits for its restart keeps its slot"
+    story.tell(e.AgentStopped(reason="stopped: user"), ids[0])
+    assert why(view, view.agents[2]).startswith("three is about to start: 1 agent holds one now, and 2 run at once: ")
+    story.tell(e.RunWarned("at most 1 agents at once from now on: fork: Resource temporarily unavailable", "crowded", at_once=1))
+    assert why(view, view.agents[2]) == (
+        "three waits for a free slot: 1 agent holds one now, and 1 run at once: fork: Resource temporarily unavailable."
+    )
+
+
+def test_waiting_for_room_on_the_machine_says_what_is_short(story: Any) -> None:
+    one, two = story.agent("one"), story.agent("two", depends_on=("one",))
+    view = story.view
+    story.tell(e.RunStarted())
+    story.tell(e.AgentQueued(), one)
+    story.tell(e.RunHeld("memory is short: 100 MB of 8 GB available"))
+    assert why(view, view.agents[0]) == "one waits until this machine has room again: memory is short: 100 MB of 8 GB available."
+    assert why(view, view.agents[1]) == "two waits for one: queued."
+    story.tell(e.RunReleased())
+    assert why(view, view.agents[0]) == "one waits for a free slot: 0 agents hold one now."
+    assert two == view.agents[1].id
+
+
 def test_running_says_what(story: Any) -> None:
     agent = story.agent("build", tasks=("t1", "t2"))
     view = story.view

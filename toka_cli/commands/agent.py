@@ -7,9 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from toka_cli.commands.context import Format, OutputOption, globals_of
+from toka_cli.commands.context import Format, OutputOption, globals_of, read_env_file
 from toka_cli.commands.durations import seconds
-from toka_cli.commands.orchestrate import NoSandbox, RequireSandbox, Strict, Timeout, When, Workdir
+from toka_cli.commands.orchestrate import (
+    BudgetTokens,
+    BudgetUsd,
+    EnvFile,
+    Model,
+    NoSandbox,
+    Record,
+    Replay,
+    RequireSandbox,
+    Strict,
+    Timeout,
+    When,
+    Workdir,
+)
 from toka_cli.errors import UsageError
 
 app = typer.Typer(help="Start, list, watch and stop agents.", no_args_is_help=True, rich_markup_mode=None)
@@ -42,6 +55,12 @@ def spawn(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Start it although a required dependency is not there.")] = False,
     no_sandbox: NoSandbox = False,
     require_sandbox: RequireSandbox = None,
+    model: Model = None,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    record: Record = None,
+    replay: Replay = None,
+    env_file: EnvFile = None,
     strict: Strict = False,
     output: OutputOption = Format.TEXT,
 ) -> None:
@@ -53,6 +72,7 @@ def spawn(
 
     cli = globals_of(context)
     out = cli.output(output)
+    read_env_file(env_file)
     asked = Asked(
         specs=(spec,),
         timeout_s=seconds("--timeout", timeout),
@@ -62,6 +82,11 @@ def spawn(
         no_sandbox=no_sandbox,
         require_sandbox=require_sandbox,
         strict=strict,
+        model=model,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        record=record,
+        replay=replay,
     )
     ready = prepare(cli, asked, out)
     if len(ready.plan.agents) != 1:
@@ -103,13 +128,32 @@ def monitor(
 
 
 @app.command("show")
-def show(context: typer.Context, agent: AgentArgument, run: RunOption = None, output: OutputOption = Format.TEXT) -> None:
+def show(
+    context: typer.Context,
+    agent: AgentArgument,
+    prompt: Annotated[bool, typer.Option("--prompt", help="What its models were told and what they answered.")] = False,
+    permissions: Annotated[bool, typer.Option("--permissions", help="What it may do, by the lines of its spec, and its walls.")] = False,
+    run: RunOption = None,
+    output: OutputOption = Format.TEXT,
+) -> None:
     """Print everything known about an agent."""
     from toka_cli.commands.monitoring import load_agent
     from toka_cli.view.agent import agent_lines
 
     cli = globals_of(context)
     whole, view = load_agent(cli, agent, run)
+    if prompt and permissions:
+        raise UsageError("--prompt or --permissions, not both")
+    if prompt:
+        from toka_cli.commands.prompts import print_prompts
+
+        print_prompts(cli, view, output)
+        return
+    if permissions:
+        from toka_cli.commands.permissions import print_permissions
+
+        print_permissions(cli, view, output)
+        return
     out = cli.output(output)
     out.emit("agent show", {"agent": view}, text=lambda: agent_lines(whole, view, now=time.time(), width=out.out.width, ascii_only=out.out.ascii_only))
 
@@ -122,7 +166,7 @@ def why(context: typer.Context, agent: AgentArgument, run: RunOption = None, out
 
     cli = globals_of(context)
     whole, view = load_agent(cli, agent, run)
-    text = sentence(whole, view)
+    text = sentence(whole, view, time.time())
     cli.output(output).emit("agent why", {"agent_id": view.id, "name": view.name, "state": view.state, "why": text}, text=[text])
 
 

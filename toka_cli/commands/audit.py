@@ -39,21 +39,18 @@ def show(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Print the decisions of a run."""
-    from datetime import UTC, datetime
-
     from toka_cli.state import audit, query
-    from toka_cli.view.table import Column, table
+    from toka_cli.view.audit import audit_table
 
     cli = globals_of(context)
-    rows = audit.show(query.find_run(cli.state_dir, run), denied=denied)
-    columns = [Column("SEQ"), Column("AT"), Column("DECISION"), Column("ACTION"), Column("SUBJECT"), Column("CONTEXT")]
-    moments = [datetime.fromtimestamp(row.at, UTC).isoformat(timespec="seconds") for row in rows]
-    cells = [
-        [str(row.seq), moment, row.decision, row.action, row.subject or "-", row.context] for row, moment in zip(rows, moments, strict=True)
-    ]
+    folder = query.find_run(cli.state_dir, run)
+    rows = audit.show(folder, denied=denied)
+    names = {agent.id: agent.name for agent in query.load_run(folder, tasks=False).agents}
     out = cli.output(output)
     out.emit(
         "audit show",
         {"rows": rows},
-        text=lambda: table(columns, cells, width=out.out.width, ascii_only=out.out.ascii_only) if rows else ["nothing was refused" if denied else "no rows"],
+        text=lambda: audit_table(rows, names, width=out.out.width, ascii_only=out.out.ascii_only)
+        if rows
+        else ["nothing was refused" if denied else "no rows"],
     )

@@ -63,7 +63,7 @@ def run_target(cli: Globals, target: Target, form: Format) -> int:
     out = cli.output(form)
     spec = msgspec.json.encode(_spec(target)).decode("utf-8")
     loaded = load_text(spec, path="command line").checked()
-    ready = prepare_loaded(cli, Asked(specs=(), workdir=target.workdir, no_sandbox=target.no_sandbox), loaded, out)
+    ready = prepare_loaded(cli, Asked(specs=(), workdir=target.workdir, no_sandbox=target.no_sandbox, direct=True), loaded, out)
     say_warnings(ready, out)
     view = run_here(cli, ready, form, quiet=True)
     agent = view.agents[0]
@@ -83,7 +83,7 @@ def exit_code_of(result: Result) -> int:
     reason = result.reason or ""
     if "limit.task_timeout" in reason or "limit.timeout" in reason:
         return EXIT_TIMED_OUT
-    if "capability_denied" in reason:
+    if "capability_denied" in reason or reason.startswith("sandbox:"):
         return EXIT_REFUSED
     if result.exit_code is not None and not result.ok:
         return result.exit_code or EXIT_RUN_FAILED
@@ -106,9 +106,20 @@ def _spec(target: Target) -> dict[str, Any]:
     return {
         "metadata": {"name": NAME, "workstream": "runtime exec"},
         "tasks": [{"id": NAME, "description": "toka runtime exec", **_what(target)}],
-        "security": {"capabilities_required": list(target.grants), "resource_limits": limits},
+        "security": {"capabilities_required": [_grant(text) for text in target.grants], "resource_limits": limits},
         "restart": {"policy": "never"},
     }
+
+
+def _grant(text: str) -> Any:
+    """A grant as a spec writes it: `NAME`, or `NAME=VALUE,VALUE` for the long form. Raises UsageError."""
+    name, separator, values = text.partition("=")
+    if not separator:
+        return name
+    listed = [value.strip() for value in values.split(",")]
+    if not name.strip() or not all(listed):
+        raise UsageError(f"--grant takes NAME or NAME=VALUE,VALUE; not {text!r}", hint="such as --grant filesystem-write='src/**'")
+    return {name: listed}
 
 
 def _what(target: Target) -> dict[str, Any]:
@@ -143,7 +154,8 @@ def _source(path: Path | None) -> str | None:
 
 
 def _result(agent: AgentView, task: TaskView) -> Result:
-    ok = task.state == "succeeded"
+    # The agent has the last word: a task can succeed whose agent was found to have got round a wall.
+    ok = task.state == "succeeded" and agent.state == "succeeded"
     return Result(
         ok=ok,
         exit_code=task.exit_code,

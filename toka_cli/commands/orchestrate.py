@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toka_cli.commands.context import Format, Globals, OutputOption, globals_of
+from toka_cli.commands.context import Format, Globals, OutputOption, globals_of, read_env_file
 from toka_cli.commands.durations import seconds
 from toka_cli.commands.results import emit_run
 
@@ -18,6 +18,12 @@ When = Annotated[list[str] | None, typer.Option("--when", metavar="KEY", help="A
 Workdir = Annotated[Path | None, typer.Option("--workdir", metavar="DIR", help="The directory the agents work on (default: here).")]
 NoSandbox = Annotated[bool, typer.Option("--no-sandbox", help="Run without walls; recorded in the audit trail.")]
 RequireSandbox = Annotated[str | None, typer.Option("--require-sandbox", metavar="LEVEL", help="full or standard: exit 5 if it cannot be had.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="M", help="The model that answers prompts (anthropic/..., openai/..., ollama_chat/...).")]
+BudgetUsd = Annotated[float | None, typer.Option("--budget-usd", metavar="X", min=0.0, help="End with 7 before models cost more than this, in USD.")]
+BudgetTokens = Annotated[int | None, typer.Option("--budget-tokens", metavar="N", min=1, help="End with 7 before models use more tokens than this.")]
+Record = Annotated[Path | None, typer.Option("--record", metavar="FILE", help="Write every exchange with a model to a new file, secrets redacted.")]
+Replay = Annotated[Path | None, typer.Option("--replay", metavar="FILE", help="Take the model's part from a recording: no network, no key, tools really run.")]
+EnvFile = Annotated[Path | None, typer.Option("--env-file", metavar="FILE", help="Read variables (NAME=value lines) that are not set already, keys too.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings about specs as errors.")]
 
 
@@ -37,6 +43,12 @@ def orchestrate(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Run although a required dependency is not part of the run.")] = False,
     no_sandbox: NoSandbox = False,
     require_sandbox: RequireSandbox = None,
+    model: Model = None,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    record: Record = None,
+    replay: Replay = None,
+    env_file: EnvFile = None,
     strict: Strict = False,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write results as JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Append a Markdown summary (default: $GITHUB_STEP_SUMMARY).")] = None,
@@ -50,6 +62,7 @@ def orchestrate(
     cli = globals_of(context)
     cli.verbose += verbose
     out = cli.output(output)
+    read_env_file(env_file)
     asked = Asked(
         specs=tuple(specs),
         preview=plan,
@@ -64,6 +77,11 @@ def orchestrate(
         require_sandbox=require_sandbox,
         allow_missing=allow_missing,
         strict=strict,
+        model=model,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        record=record,
+        replay=replay,
     )
     ready = prepare(cli, asked, out)
     if plan or detach:

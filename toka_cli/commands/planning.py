@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from toka_cli import paths
+from toka_cli.commands import plugins
 from toka_cli.commands.context import Globals
 from toka_cli.commands.output import Output
+from toka_cli.commands.permitting import ceilings, places_for, wall_facts
 from toka_cli.errors import InvalidSpecs, NotFound, UsageError
 from toka_cli.plan.options import Machine, PlanOptions
 from toka_cli.plan.plan import Plan
@@ -23,6 +27,8 @@ from toka_cli.spec.write import as_document
 from toka_cli.supervisor.cgroup import bases
 from toka_cli.supervisor.resources import machine_memory_bytes
 from toka_cli.tools.catalog import ToolCatalog
+from toka_cli.tools.custom import installed
+from toka_cli.tools.plugins import PLUGIN_TOOLS, Offered
 
 # What an agent may write when nobody says otherwise: a runaway loop must not fill the disk of the machine.
 DEFAULT_OUTPUT_BYTES: Final = 64 << 20
@@ -45,6 +51,12 @@ class Asked:
     require_sandbox: str | None = None
     allow_missing: bool = False
     strict: bool = False
+    direct: bool = False
+    model: str | None = None
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    record: Path | None = None
+    replay: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,8 @@ class Ready:
     plan: Plan
     settings: Settings
     spec_text: str
+    record: Path | None = None
+    replay: Path | None = None
 
 
 def settings_of(cli: Globals, workdir: Path, flags: dict[str, object] | None = None) -> tuple[Settings, dict[str, str]]:
@@ -88,7 +102,14 @@ def prepare_loaded(cli: Globals, asked: Asked, loaded: Loaded, output: Output) -
     """Plan what was loaded. Raises TokaError."""
     workdir = _workdir(asked, loaded)
     settings, _ = settings_of(cli, workdir)
-    planned = make_plan(loaded.agents, loaded.orchestration, _options(asked, settings, workdir), machine(settings), known_tools())
+    options = _options(asked, settings, workdir)
+    custom = any(task.custom is not None for agent in loaded.agents for task in agent.spec.tasks.every)
+    options = replace(options, places=places_for(loaded, workdir, options.ceilings), custom_tasks=installed() if custom else None)
+    offered = plugins.ask() if plugins.wanted(loaded.agents) else Offered()
+    for broken in offered.broken:
+        output.warn(f"tools of the package entry {broken.name} cannot be used: {broken.reason}")
+    tools = known_tools() | {tool.name: tool.power for tool in offered.tools}
+    planned = make_plan(loaded.agents, loaded.orchestration, options, machine(settings), tools)
     problems = [*loaded.warnings, *planned.problems]
     if planned.plan is None:
         raise InvalidSpecs(problems)
@@ -96,7 +117,13 @@ def prepare_loaded(cli: Globals, asked: Asked, loaded: Loaded, output: Output) -
         output.detail(note_text)
     for problem in loaded.warnings:
         output.warn(f"{problem.where}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
-    return Ready(planned.plan, settings, spec_text(loaded))
+    # A run that is resumed goes on with the same files.
+    files = {"record": _absolute(asked.record), "replay": _absolute(asked.replay)}
+    more: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
+    if offered.tools:
+        more[PLUGIN_TOOLS] = msgspec.to_builtins(offered.tools)
+    plan = msgspec.structs.replace(planned.plan, options={**planned.plan.options, **more})
+    return Ready(plan, settings, spec_text(loaded), files["record"], files["replay"])
 
 
 def say_warnings(ready: Ready, output: Output) -> None:
@@ -106,8 +133,7 @@ def say_warnings(ready: Ready, output: Output) -> None:
 
 
 def machine(settings: Settings) -> Machine:
-    """What this machine is and which limits and walls this version of toka can hold on it: process trees by polling, no walls yet."""
-    not_yet = "this version of toka has none yet"
+    """What this machine is and which limits and walls toka can hold on it, as probed now. It forks: called before there are threads."""
     groups = bases() if settings.process.limits_by == "auto" else {}
     return Machine(
         cpu_count=os.cpu_count() or 1,
@@ -116,7 +142,7 @@ def machine(settings: Settings) -> Machine:
         memory="cgroup" if "memory" in groups else "sampled",
         cpu="cgroup" if "cpu" in groups else "sampled",
         processes="cgroup" if "pids" in groups else "sampled",
-        notes=(("filesystem", not_yet, ""), ("network", not_yet, "")),
+        **wall_facts(settings),
     )
 
 
@@ -126,6 +152,18 @@ def start_method(settings: Settings) -> str:
     if chosen == "auto":
         return "forkserver" if hasattr(os, "fork") else "fresh"
     return chosen
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
+
+
+def recorded_model(path: Path) -> str | None:
+    """The model that a recording was made with, where it was made with one. Raises NotFound, Unavailable for what is no recording."""
+    from toka_cli.llm.recording import read
+
+    models = list(read(path).models)
+    return models[0] if len(models) == 1 else None
 
 
 def known_tools() -> dict[str, str | None]:
@@ -159,8 +197,15 @@ def _options(asked: Asked, settings: Settings, workdir: Path) -> PlanOptions:
         skip=asked.skip,
         when=asked.when,
         allow_missing=asked.allow_missing,
-        no_sandbox=asked.no_sandbox,
-        require_sandbox=_level(asked.require_sandbox),
+        no_sandbox=asked.no_sandbox or not settings.process.enable_isolation,
+        # A level that the user's own settings insist on is required, unless no sandbox is asked for aloud.
+        require_sandbox=_level(asked.require_sandbox) or ("full" if settings.process.walls == "full" and not asked.no_sandbox else None),
+        model=asked.model or (recorded_model(asked.replay) if asked.replay is not None else None) or settings.llm.model,
+        budget_usd=asked.budget_usd,
+        budget_tokens=asked.budget_tokens,
+        ceilings=ceilings(settings),
+        on_threat=settings.policy.on_threat,
+        direct=asked.direct,
         strict=asked.strict,
         preview=asked.preview,
         default_limits=ResourceLimits(

@@ -17,8 +17,8 @@ from toka_cli.state.owner import is_held
 from toka_cli.state.snapshot import RunView
 
 
-def resume_run(cli: Globals, name: str, form: Format, *, in_doubt: str | None) -> RunView:
-    """Resume a run by id or prefix. Raises NotFound, StateUnavailable if it has an owner, TokaError if it has ended."""
+def resume_run(cli: Globals, name: str, form: Format, *, in_doubt: str | None, budget_usd: float | None = None, budget_tokens: int | None = None) -> RunView:
+    """Resume a run by id or prefix, with other budgets if given. Raises NotFound, StateUnavailable if it has an owner, TokaError if it has ended."""
     folder = query.find_run(cli.state_dir, name)
     view = query.load_run(folder)
     if view.state in RUN_FINAL:
@@ -30,4 +30,7 @@ def resume_run(cli: Globals, name: str, form: Format, *, in_doubt: str | None) -
     if not workdir.is_dir():
         raise NotFound(f"the directory of run {view.id} is gone: {workdir}")
     settings, _ = settings_of(cli, workdir)
-    return resume_here(cli, folder, Ready(plan, settings, ""), form, in_doubt=in_doubt)
+    budgets = {name: value for name, value in (("budget_usd", budget_usd), ("budget_tokens", budget_tokens)) if value is not None}
+    plan = msgspec.structs.replace(plan, options={**plan.options, **budgets})
+    files = (Path(path) if (path := plan.options.get(name)) else None for name in ("record", "replay"))
+    return resume_here(cli, folder, Ready(plan, settings, "", *files), form, in_doubt=in_doubt)

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from toka_cli.commands.agent import _complete_run
-from toka_cli.commands.context import Format, OutputOption, globals_of
+from toka_cli.commands.context import Format, OutputOption, globals_of, read_env_file
 from toka_cli.commands.durations import seconds
+from toka_cli.commands.orchestrate import BudgetTokens, BudgetUsd, EnvFile
 from toka_cli.errors import TimedOut, UsageError
 
 app = typer.Typer(help="List, show, wait for, stop and remove runs.", no_args_is_help=True, rich_markup_mode=None)
@@ -89,6 +90,9 @@ def resume(
     context: typer.Context,
     run: RunArgument,
     in_doubt: Annotated[str | None, typer.Option("--in-doubt", metavar="rerun|fail", help="For tasks that ask what to do after an interruption.")] = None,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    env_file: EnvFile = None,
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Go on with a run whose owner was killed: finished tasks stay finished, a task that was cut off is not repeated blindly."""
@@ -98,7 +102,8 @@ def resume(
     cli = globals_of(context)
     if in_doubt not in {None, "rerun", "fail"}:
         raise UsageError(f"--in-doubt takes rerun or fail, not {in_doubt!r}")
-    view = resume_run(cli, run, output, in_doubt=in_doubt)
+    read_env_file(env_file)
+    view = resume_run(cli, run, output, in_doubt=in_doubt, budget_usd=budget_usd, budget_tokens=budget_tokens)
     raise typer.Exit(emit_run(cli.output(output), "run resume", view))
 
 
@@ -131,6 +136,19 @@ def events(
     with closing(looks(folder)) as looking:
         for look in looking:
             renderer.show(look.records, look.view)
+
+
+@app.command("diff")
+def diff(
+    context: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="A", help="A run: id or unambiguous prefix.", autocompletion=_complete_run)],
+    second: Annotated[str, typer.Argument(metavar="B", help="The run to compare it with.", autocompletion=_complete_run)],
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Compare what two runs came to: exit 0 if it is the same, else exit 1. Times, processes and ids do not count."""
+    from toka_cli.commands.comparing import compare_runs
+
+    raise typer.Exit(compare_runs(globals_of(context), first, second, output))
 
 
 @app.command("prune")

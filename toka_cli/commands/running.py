@@ -11,6 +11,7 @@ from typing import Any
 from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.planning import Ready, start_method
 from toka_cli.errors import Refused, TokaError
+from toka_cli.kernel.access import ModelSetup
 from toka_cli.orchestrator.cell_watch import Patience
 from toka_cli.orchestrator.detach import Report, Tell, detached
 from toka_cli.paths import RunFolder, make_state_dir
@@ -73,7 +74,8 @@ def run_here(cli: Globals, ready: Ready, form: Format, *, watch: bool | None = N
 def run_detached(cli: Globals, ready: Ready) -> Report:
     """Run in a process of its own that survives the terminal; return once the first agent is up. Raises TokaError when the run could not begin."""
     runs = make_state_dir(cli.state_dir)
-    options = run_options(cli, ready)
+    # Whoever started it can look at it again, and decide.
+    options = replace(run_options(cli, ready), attended=True, note=lambda _: None)
 
     def owner(tell: Tell) -> int:
         def on_ready(view: RunView) -> None:
@@ -96,7 +98,9 @@ def run_detached(cli: Globals, ready: Ready) -> Report:
 
 def resume_here(cli: Globals, folder: RunFolder, ready: Ready, form: Format, *, in_doubt: str | None) -> RunView:
     """Go on with an interrupted run in this process; the final view."""
-    options = replace(run_options(cli, ready), resume=folder, in_doubt=in_doubt)
+    options = run_options(cli, ready)
+    models = replace(options.models, resumed=True) if options.models is not None else None
+    options = replace(options, resume=folder, in_doubt=in_doubt, models=models)
     return AgentRuntime(ready.plan, ready.spec_text, options, pick_renderer(cli, form, None)).execute()
 
 
@@ -119,6 +123,10 @@ def run_options(cli: Globals, ready: Ready) -> RunOptions:
         command=tuple(sys.argv),
         environment=dict(os.environ),
         no_sandbox=bool(ready.plan.options.get("no_sandbox")),
+        degrade=ready.settings.recovery.enable_graceful_degradation,
+        models=ModelSetup(ready.settings.llm, dict(os.environ), state, record=ready.record, replay=ready.replay),
+        attended=sys.stdin.isatty(),
+        note=cli.output().note,
     )
 
 

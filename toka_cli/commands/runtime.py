@@ -23,7 +23,7 @@ def execute(
     javascript: Annotated[Path | None, typer.Option("--js", metavar="FILE", help="Run a JavaScript file with node.")] = None,
     shell: Annotated[str | None, typer.Option("--shell", metavar="CMD", help="Run a command with sh -c.")] = None,
     tool: Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Call a tool; arguments follow as k=v.")] = None,
-    grant: Annotated[list[str] | None, typer.Option("--grant", metavar="CAP", help="Grant a power (filesystem-read, ...).")] = None,
+    grant: Annotated[list[str] | None, typer.Option("--grant", metavar="CAP", help="Grant a power: NAME, or NAME=VALUE,VALUE.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Limit of memory (200MB).")] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", metavar="SHARE", help="Limit of CPU (75%).")] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help="Limit of time (default 30s).")] = "30s",
@@ -50,16 +50,31 @@ def execute(
     raise typer.Exit(run_target(globals_of(context), target, output))
 
 
+@app.command("doctor")
+def doctor(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
+    """Try forbidden acts in real cells and report what this machine enforces. Ends with 5 where a wall or limit is not held."""
+    from toka_cli.commands.doctor import examine, text_of
+
+    cli = globals_of(context)
+    report = examine(cli)
+    out = cli.output(output)
+    raise typer.Exit(out.emit("runtime doctor", report, exit_code=report.exit_code, text=lambda: text_of(report)))
+
+
 @app.command("tools")
 def tools(context: typer.Context, output: OutputOption = Format.TEXT) -> None:
     """List the tools that agents can be given, and the grant each needs."""
+    from toka_cli.commands.plugins import ask
     from toka_cli.tools.catalog import ToolCatalog
     from toka_cli.view.table import Column, table
 
     out = globals_of(context).output(output)
-    infos = ToolCatalog().describe()
-    columns = [Column("TOOL"), Column("GRANT"), Column("EFFECT"), Column("WHERE"), Column("DESCRIPTION")]
-    rows = [[info.name, info.power or "-", info.effect, info.where, info.description.split("\n")[0]] for info in infos]
+    offered = ask()
+    for broken in offered.broken:
+        out.warn(f"tools of the package entry {broken.name} cannot be used: {broken.reason}")
+    infos = [*ToolCatalog().describe(), *offered.tools]
+    columns = [Column("TOOL"), Column("GRANT"), Column("EFFECT"), Column("WHERE"), Column("CALLS"), Column("DESCRIPTION")]
+    rows = [[info.name, info.power or "-", info.effect, info.where, _calls(info), info.description.split("\n")[0]] for info in infos]
     out.emit("runtime tools", {"tools": infos}, text=lambda: table(columns, rows, width=out.out.width, ascii_only=out.out.ascii_only))
 
 
@@ -110,6 +125,12 @@ def config(context: typer.Context, workdir: Workdir = None, output: OutputOption
     rows.append({"name": "state_dir", "value": str(cli.state_dir), "origin": where})
     text = [f"{row['name']} = {row['value']}  ({row['origin']})" for row in rows]
     cli.output(output).emit("runtime config", {"settings": rows}, text=text)
+
+
+def _calls(tool: Any) -> str:
+    """How often a tool may be called: `60/min`, `5/task`."""
+    bounds = ((tool.calls_per_task, "task"), (tool.calls_per_minute, "min"))
+    return " ".join(f"{count}/{per}" for count, per in bounds if count is not None) or "-"
 
 
 def _shown(value: Any) -> str:

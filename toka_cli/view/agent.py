@@ -6,9 +6,8 @@ sentences and facts, nothing is cut. It reads no state and no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from toka_cli.units import format_bytes, format_duration
+from toka_cli.units import format_bytes
+from toka_cli.view.activity import activity, waits
 from toka_cli.view.causes import cause, duration, lasted
 from toka_cli.view.style import STATE_STYLES, Span
 from toka_cli.view.table import Cell, Column, table
@@ -17,7 +16,7 @@ from toka_cli.view.text import clean
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any, Final
+    from typing import Final
 
     from toka_cli.state.snapshot import AgentView, RunView, TaskView
     from toka_cli.view.style import Line
@@ -43,6 +42,12 @@ _TASKS: Final = (
     Column("DESCRIPTION", minimum=10, ideal=40, drop=3),
     Column("REASON", minimum=10, ideal=40, drop=6),
 )
+_SPENT: Final = (
+    Column("TURNS", minimum=5, right=True, drop=9),
+    Column("TOKENS", minimum=6, right=True, drop=8),
+    Column("COST", minimum=7, right=True, drop=7),
+)
+"""Only where a model was asked."""
 
 
 def agent_table(agents: Sequence[AgentView], *, now: float, width: int | None, ascii_only: bool = False) -> list[Line]:
@@ -54,16 +59,22 @@ def agent_table(agents: Sequence[AgentView], *, now: float, width: int | None, a
 
 def agent_lines(view: RunView, agent: AgentView, *, now: float, width: int | None, ascii_only: bool = False) -> list[Line]:
     """Return the lines of `agent show`: the sentence of `why`, the facts, its tasks and gates."""
+    from toka_cli.view.usage import asked, cost, tokens, turns
     from toka_cli.view.why import why
 
     def safe(text: str) -> str:
         return clean(text, ascii_only=ascii_only)
 
+    def spent(task: TaskView) -> list[str]:
+        return [turns(task.usage), tokens(task.usage), cost(task.usage)] if asked(agent.usage) else []
+
     head = [Span(safe(agent.name), "bold"), Span(" "), Span(agent.state.value, STATE_STYLES[agent.state.value])]
-    lines: list[Line] = [head, [Span(safe(why(view, agent)))], []]
+    lines: list[Line] = [head, [Span(safe(why(view, agent, now)))], []]
     lines += [[Span(f"{label}: ", "dim"), Span(safe(text))] for label, text in _facts(agent, now) if text]
     if agent.tasks:
-        lines += [[], *table(_TASKS, [_task(task, now) for task in agent.tasks], width=width, ascii_only=ascii_only)]
+        columns = (*_TASKS, *_SPENT) if asked(agent.usage) else _TASKS
+        rows = [[*_task(task, now), *spent(task)] for task in agent.tasks]
+        lines += [[], *table(columns, rows, width=width, ascii_only=ascii_only)]
     if agent.gates:
         lines += [[], [Span("Gates", "bold")]]
     for gate in agent.gates:
@@ -83,7 +94,7 @@ def _row(agent: AgentView, now: float) -> list[str | Cell]:
         "" if agent.memory_bytes is None else format_bytes(agent.memory_bytes),
         "" if agent.pid is None else str(agent.pid),
         agent.workstream,
-        agent.detail or (cause(agent) if agent.reason else ""),
+        Cell(activity(agent, now) or (cause(agent) if agent.reason else ""), shorter=waits(agent, now)),
     ]
 
 
@@ -100,7 +111,8 @@ def _task(task: TaskView, now: float) -> list[str | Cell]:
 
 
 def _facts(agent: AgentView, now: float) -> Iterator[tuple[str, str]]:
-    from toka_cli.view.rows import cost, tokens
+    from toka_cli.view.usage import asked, usage_text
+    from toka_cli.view.values import named
 
     yield "Title", agent.title if agent.title != agent.name else ""
     yield "Agent ID", agent.id
@@ -117,14 +129,13 @@ def _facts(agent: AgentView, now: float) -> Iterator[tuple[str, str]]:
     yield "CPU time", duration(agent.cpu_time_s)
     yield "Tool calls", str(agent.tool_calls) if agent.tool_calls else ""
     yield "Denied", f"{agent.denied} {'act' if agent.denied == 1 else 'acts'} for want of a grant" if agent.denied else ""
-    yield "Tokens", tokens(agent.usage)
-    yield "Cost", cost(agent.usage)
+    yield "Model", usage_text(agent.usage) if asked(agent.usage) else ""
     yield "Waits for", ", ".join(agent.depends_on)
     yield "After, when possible", ", ".join(agent.after)
     yield "May", ", ".join(agent.grants) or "nothing special"
-    yield "Limits", _named(agent.limits, limits=True)
-    yield "Isolation", _named(agent.isolation)
-    yield "Metrics", _named(agent.metrics)
+    yield "Limits", named(agent.limits, units=True)
+    yield "Isolation", named(agent.isolation)
+    yield "Metrics", named(agent.metrics)
     yield "Reason", agent.reason or ""
     yield "Hint", agent.hint or ""
 
@@ -133,30 +144,3 @@ def _memory(agent: AgentView) -> str:
     parts = [] if agent.memory_bytes is None else [f"{format_bytes(agent.memory_bytes)} now"]
     parts += [] if agent.peak_memory_bytes is None else [f"{format_bytes(agent.peak_memory_bytes)} at the peak"]
     return ", ".join(parts)
-
-
-def _named(values: Mapping[str, Any], *, limits: bool = False) -> str:
-    return ", ".join(f"{name} {_amount(name, value) if limits else _plain(value)}" for name, value in values.items() if value is not None)
-
-
-def _amount(name: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if name.endswith("_bytes"):
-            return format_bytes(value)
-        if name.endswith("_s"):
-            return format_duration(value)
-        if name.endswith("_share"):
-            return f"{value * 100:.4g}%"
-    return _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return " ".join(_plain(item) for item in value)
-    if isinstance(value, Mapping):
-        return "(" + _named(value) + ")"
-    return str(value)

@@ -11,15 +11,17 @@ from typing import Final, TextIO
 
 from toka_cli import events as e
 from toka_cli.events import Record
-from toka_cli.lifecycle import AGENT_FINAL, AgentState, RunState
+from toka_cli.lifecycle import AGENT_FINAL, RUN_FINAL, AgentState, RunState
 from toka_cli.state.snapshot import AgentView, RunView
 from toka_cli.units import format_bytes
+from toka_cli.view.activity import waiting
 from toka_cli.view.causes import counts, duration, lasted
 from toka_cli.view.causes import last_words as words_of
 from toka_cli.view.style import Line, Span, paint
 from toka_cli.view.summary import summary_lines
 from toka_cli.view.terminal import Terminal, judge
 from toka_cli.view.text import ci_safe, shown
+from toka_cli.view.usage import money
 
 HEARTBEAT_S: Final = 60.0
 """A line at least this often: build servers end what is silent for long (ten minutes at the strictest)."""
@@ -27,6 +29,8 @@ HEARTBEAT_S: Final = 60.0
 TAIL_LINES: Final = 10
 _LINE: Final = 500
 """Columns of one line of an agent's output; the whole is in the log."""
+_CALLS: Final = 8
+"""Tool calls of one model turn that are named."""
 
 
 class PlainRenderer:
@@ -40,6 +44,9 @@ class PlainRenderer:
         self._last_line: float | None = None
         self._wrote = False
         self._warned = 0
+        self._held: str | None = None
+        # Agents whose wait for a model was told: a wait whose end is put off is one wait.
+        self._waits: set[str] = set()
 
     def start(self, view: RunView) -> None:
         """Say which run this is. Progress that was made before is not told again."""
@@ -50,10 +57,12 @@ class PlainRenderer:
 
     def show(self, records: Sequence[Record], view: RunView) -> None:
         """Write a line for each record that changed a state, and the progress of agents that made some."""
+        self._write(self._room(view))
         self._write(line for record in records for line in self._lines(record, view))
 
     def tick(self, view: RunView, now: float) -> None:
-        """Write a sign of life when nothing was written for a minute."""
+        """Write a sign of life when nothing was written for a minute. That nothing new starts is said here too: on a full disk no record can say it."""
+        self._write(self._room(view))
         if self._wrote or self._last_line is None:
             self._wrote, self._last_line = False, now
         elif now - self._last_line >= HEARTBEAT_S:
@@ -74,11 +83,19 @@ class PlainRenderer:
             self._wrote = True
         self._stream.flush()
 
+    def _room(self, view: RunView) -> Iterator[Line]:
+        if view.held is not None and self._held is None:
+            yield [Span("nothing new starts for now: ", "warn"), Span(self._safe(view.held, _LINE))]
+        elif view.held is None and self._held is not None and view.state not in RUN_FINAL:
+            yield [Span("there is room again: agents start as before")]
+        self._held = view.held
+
     def _safe(self, text: str, width: int = 200) -> str:
         return shown(text, width, ascii_only=self._terminal.ascii_only)
 
     def _heartbeat(self, view: RunView, now: float) -> Line:
-        running = [self._safe(agent.name, 40) for agent in view.agents if agent.state is AgentState.RUNNING]
+        busy = [(self._safe(agent.name, 40), waiting(agent, now)) for agent in view.agents if agent.state is AgentState.RUNNING]
+        running = [f"{name}: {self._safe(waits, 80)}" if waits else name for name, waits in busy]
         names = f" ({', '.join(running[:5])}{', ...' if len(running) > 5 else ''})" if running else ""
         took = duration(lasted(view, now)) or "0s"
         return [Span(f"still {view.state.value} after {took}: {counts([agent.state.value for agent in view.agents])}{names}", "dim")]
@@ -126,6 +143,13 @@ class PlainRenderer:
                 yield [Span(f"run {word}: {self._safe(event.reason)}", "warn")]
             case e.RunRequeued():
                 yield [Span("run goes on after an interruption")]
+            case e.RunHeld() if self._held is None:
+                # Told by `_room` while it happens; who reads a log afterwards gets a view that knows nothing of it any more.
+                self._held = event.reason
+                yield [Span("nothing new starts for now: ", "warn"), Span(self._safe(event.reason, _LINE))]
+            case e.RunReleased() if self._held is not None:
+                self._held = None
+                yield [Span("there is room again: agents start as before")]
             case _:
                 # The start was told by `start`, the end will be told by the summary.
                 pass
@@ -157,6 +181,9 @@ class PlainRenderer:
                 yield [Span(f"skipped: {safe(event.reason)}", "dim")]
             case e.ToolDenied():
                 yield [Span("denied: ", "warn"), Span(f"{safe(event.tool, 60)} needs {safe(event.capability, 60)}: {safe(event.message)}")]
+            case e.AgentNoted() if event.detail.startswith("waiting ") and agent.id not in self._waits:
+                self._waits.add(agent.id)
+                yield [Span(safe(event.detail), "dim")]
             case e.DeliverableRecorded():
                 yield [Span(f"delivered {safe(event.path)} ({format_bytes(event.size_bytes)})")]
             case e.GateStarted():
@@ -190,8 +217,25 @@ class PlainRenderer:
                 yield [Span(name), Span("stopped", "warn"), Span(f"{self._seconds(event.outcome)}: {safe(event.reason)}")]
             case e.TaskSkipped():
                 yield [Span(f"{name}skipped: {safe(event.reason)}", "dim")]
+            case e.LlmStarted():
+                self._waits.discard(agent.id)
+            case e.LlmReplied():
+                yield [Span(f"{name}turn {event.turn}: {safe(event.model, 60)}, {self._reply(event)}")]
+            case e.LlmUnanswered():
+                text = f"{name}turn {event.turn}: request {event.number} came to nothing: {safe(event.cause, 40)}: {safe(event.message)}"
+                yield [Span(text, "dim")]
+            case e.LlmFailed():
+                yield [Span(f"{name}turn {event.turn}: "), Span("no answer", "warn"), Span(f": {safe(event.cause, 40)}: {safe(event.message)}")]
             case _:
                 pass
+
+    def _reply(self, event: e.LlmReplied) -> str:
+        cached = f" ({event.cached_tokens:,} cached)" if event.cached_tokens else ""
+        price = "cost not known" if event.cost_usd is None else money(event.cost_usd)
+        names = [self._safe(call, 40) for call in event.calls[:_CALLS]]
+        more = f" and {len(event.calls) - _CALLS} more" if len(event.calls) > _CALLS else ""
+        calls = f", calls {', '.join(names)}{more}" if names else ""
+        return f"{event.input_tokens:,} in{cached}, {event.output_tokens:,} out, {'from the cache' if event.from_cache else price}{calls}"
 
     def _last_words(self, outcome: e.Outcome) -> Iterator[Line]:
         for line in words_of(outcome.output, outcome.stderr, TAIL_LINES, ascii_only=self._terminal.ascii_only):

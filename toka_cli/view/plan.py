@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from toka_cli.units import format_bytes, format_duration
-from toka_cli.view.text import clean, display_width, fit
+from toka_cli.view.permissions import permission_lines
+from toka_cli.view.text import fit
+from toka_cli.view.wrap import wrapped
 
 SHOWN_NAMES: Final = 40
 """Names of one wave or path that are shown; -v shows all."""
@@ -46,7 +48,7 @@ def render_plan(plan: Mapping[str, Any], warnings: Sequence[str] = (), *, width:
             # A warning may have several lines of its own; each is cleaned by itself, so that none can be forged by a name.
             for number, line in enumerate(warning.split("\n")):
                 depth = len(line) - len(line.lstrip(" "))
-                lines += _wrapped(line, width, "      " + " " * min(depth, 8) if number else "  - ", "      ")
+                lines += wrapped(line, width, "      " + " " * min(depth, 8) if number else "  - ", "      ")
     return [fit(line, max(width, 1)).rstrip() for line in lines]
 
 
@@ -58,38 +60,40 @@ def _head(plan: Mapping[str, Any], width: int) -> list[str]:
     time = f"time limit {format_duration(plan['timeout_s'])}" if plan.get("timeout_s") else "no time limit"
     fast = ", the first failure ends the run" if plan.get("fail_fast") else ""
     text = f"Plan: {_plural(agents, 'agent')} in {_plural(waves, 'wave')}, at most {plan['max_agents']} at once{reason}, {time}{fast}"
-    lines = [*_wrapped(text, width, "", "  "), *_wrapped(plan["workdir"], width, "Directory: ", "  ")]
+    lines = [*wrapped(text, width, "", "  "), *wrapped(plan["workdir"], width, "Directory: ", "  ")]
     if plan.get("left_out"):
-        lines += _wrapped(_some(plan["left_out"], 0), width, "Left out: ", "  ")
+        lines += wrapped(_some(plan["left_out"], 0), width, "Left out: ", "  ")
     return lines
 
 
 def _order(plan: Mapping[str, Any], width: int, verbose: int) -> list[str]:
-    lines = _wrapped("Order (an agent starts as soon as what it requires succeeded and a slot is free)", width, "", "  ")
+    lines = wrapped("Order (an agent starts as soon as what it requires succeeded and a slot is free)", width, "", "  ")
     for number, wave in enumerate(plan["waves"], start=1):
         if number > SHOWN_NAMES and not verbose:
-            lines += _wrapped(f"... and {len(plan['waves']) - SHOWN_NAMES} more waves", width, "  ", "  ")
+            lines += wrapped(f"... and {len(plan['waves']) - SHOWN_NAMES} more waves", width, "  ", "  ")
             break
-        lines += _wrapped(_some(wave, verbose), width, f"  {number:>2}  ", "      ")
+        lines += wrapped(_some(wave, verbose), width, f"  {number:>2}  ", "      ")
     path = plan["critical_path"]
     if len(path) > 1:
-        lines += _wrapped(_some(path, verbose, " -> "), width, "Critical path: ", "  ")
+        lines += wrapped(_some(path, verbose, " -> "), width, "Critical path: ", "  ")
     return lines
 
 
 def _agent(agent: Mapping[str, Any], width: int, verbose: int) -> list[str]:
-    lines = _wrapped(f"{agent['name']} [{agent['priority']}]", width, "", "  ")
+    lines = wrapped(f"{agent['name']} [{agent['priority']}]", width, "", "  ")
     if agent.get("title") and agent["title"] != agent["name"]:
-        lines += _wrapped(agent["title"], width, "  ", "  ")
+        lines += wrapped(agent["title"], width, "  ", "  ")
     for label, text in _rows(agent, verbose):
-        lines += _wrapped(text, width, f"  {label}: ", "    ")
+        lines += wrapped(text, width, f"  {label}: ", "    ")
+    if agent.get("permissions"):
+        lines += permission_lines(agent["permissions"], width, indent=2)
     if verbose:
         for task in agent["tasks"]:
-            lines += _wrapped(f"{task['id']} ({task['kind']}, {task['priority']}) {task['description']}", width, "  task ", "    ")
+            lines += wrapped(f"{task['id']} ({task['kind']}, {task['priority']}) {task['description']}", width, "  task ", "    ")
         for gate in agent.get("gates", ()):
-            lines += _wrapped(f"{gate['index']} {gate['description']}: {_command(gate['run'])}", width, "  gate ", "    ")
+            lines += wrapped(f"{gate['index']} {gate['description']}: {_command(gate['run'])}", width, "  gate ", "    ")
         for note in agent.get("notes", ()):
-            lines += _wrapped(note, width, "  note: ", "    ")
+            lines += wrapped(note, width, "  note: ", "    ")
     return lines
 
 
@@ -110,6 +114,10 @@ def _rows(agent: Mapping[str, Any], verbose: int) -> Iterable[tuple[str, str]]:
         yield "declared, grants nothing", ", ".join(agent["declared"])
     yield "limits", _limits(agent, verbose)
     yield "walls", _walls(agent)
+    if agent.get("hosts"):
+        yield "hosts", ", ".join(agent["hosts"])
+    if agent.get("model"):
+        yield "model", agent["model"]
     if verbose and agent.get("restart"):
         restart = agent["restart"]
         yield "restart", f"{restart['policy']}, at most {restart['max_attempts']} times, after {format_duration(restart['delay_s'])}"
@@ -171,33 +179,3 @@ def _some(names: Sequence[str], verbose: int, between: str = ", ") -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
-    """Return cleaned text in lines of at most `width` columns that begin with `first` and then `rest`; a narrow screen gets less indent."""
-    if width < 40:
-        rest = rest[: max(width // 10, 1)]
-    words = clean(text).split()
-    if len(first) > width // 2:
-        # A label that fills a narrow screen is wrapped like the text behind it.
-        words = first.split() + words
-        first = first[: min(len(first) - len(first.lstrip()), width // 10)]
-    lines: list[str] = []
-    line, used, empty = first, len(first), True
-    for word in words:
-        needed = display_width(word)
-        if not empty and used + 1 + needed > width:
-            lines.append(line)
-            line, used, empty = rest, len(rest), True
-        if used + needed + (not empty) <= width:
-            line += word if empty else f" {word}"
-            used += needed + (not empty)
-        else:
-            # Wider than a whole line: it fills line after line.
-            for char in word:
-                if used + display_width(char) > width and used > len(rest):
-                    lines.append(line)
-                    line, used = rest, len(rest)
-                line, used = line + char, used + display_width(char)
-        empty = False
-    return [*lines, line]

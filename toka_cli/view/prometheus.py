@@ -9,7 +9,9 @@ import msgspec
 from toka_cli.state.metrics import Stats
 
 # Counted over all recorded runs; everything else can go down.
-COUNTERS: Final = frozenset({"agents_spawned", "cpu_time_s"})
+COUNTERS: Final = frozenset(
+    {"agents_spawned", "cpu_time_s", "model_turns", "model_requests", "model_input_tokens", "model_output_tokens", "model_cost_usd", "model_unsettled_usd"}
+)
 # Prometheus spells units out.
 NAMES: Final = {
     "cpu_time_s": "cpu_seconds_total",
@@ -18,6 +20,12 @@ NAMES: Final = {
     "uptime_s": "uptime_seconds",
     "agents_spawned": "agents_spawned_total",
     "success_rate": "success_ratio",
+    "model_turns": "model_turns_total",
+    "model_requests": "model_requests_total",
+    "model_input_tokens": "model_input_tokens_total",
+    "model_output_tokens": "model_output_tokens_total",
+    "model_cost_usd": "model_cost_usd_total",
+    "model_unsettled_usd": "model_unsettled_usd_total",
 }
 
 

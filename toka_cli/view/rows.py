@@ -11,25 +11,28 @@ from collections.abc import Sequence
 from typing import Final
 
 from toka_cli.lifecycle import AgentState, TaskState
-from toka_cli.state.snapshot import AgentView, RunView, TaskView, Usage
+from toka_cli.state.snapshot import AgentView, RunView, TaskView
 from toka_cli.units import format_bytes
+from toka_cli.view.activity import activity, waiting, waits
 from toka_cli.view.causes import cause, duration, lasted
 from toka_cli.view.style import STATE_STYLES, Line, Span, cut
 from toka_cli.view.table import Cell, Column, table
 from toka_cli.view.text import shown
+from toka_cli.view.usage import asked, brief, cost, paid, tokens, turns
 
 BAR: Final = 10
 _AGENT_COLUMNS: Final = (
     Column("agent", minimum=8, ideal=28, drop=0),
-    Column("workstream", minimum=8, ideal=16, drop=7),
+    Column("workstream", minimum=8, ideal=16, drop=10),
     Column("state", minimum=9, drop=1),
-    Column("progress", minimum=BAR, drop=6),
+    Column("progress", minimum=BAR, drop=9),
     Column("", minimum=4, right=True, drop=2),
-    Column("task", minimum=12, drop=5, stretch=True),
-    Column("memory", minimum=7, right=True, drop=8),
-    Column("CPU", minimum=6, right=True, drop=9),
-    Column("tokens", minimum=6, right=True, drop=11),
-    Column("cost", minimum=7, right=True, drop=10),
+    Column("task", minimum=20, drop=5, stretch=True),
+    Column("memory", minimum=7, right=True, drop=7),
+    Column("CPU", minimum=6, right=True, drop=11),
+    Column("turns", minimum=5, right=True, drop=12),
+    Column("tokens", minimum=6, right=True, drop=8),
+    Column("cost", minimum=7, right=True, drop=6),
     Column("time", minimum=6, right=True, drop=3),
 )
 _TASK_COLUMNS: Final = (
@@ -37,6 +40,9 @@ _TASK_COLUMNS: Final = (
     Column("state", minimum=9, drop=1),
     Column("tries", minimum=5, right=True, drop=4),
     Column("time", minimum=6, right=True, drop=2),
+    Column("turns", minimum=5, right=True, drop=7),
+    Column("tokens", minimum=6, right=True, drop=6),
+    Column("cost", minimum=7, right=True, drop=5),
     Column("what", minimum=12, drop=3, stretch=True),
 )
 _RANKS: Final = {
@@ -50,15 +56,18 @@ def run_screen(view: RunView, now: float, width: int, height: int, *, ascii_only
     """Return the picture of a run: a line about the whole, a table of agents, and what had no room as a number."""
     if width < 1 or height < 1:
         return []
-    head = _run_head(view, now, ascii_only)
     room = height - 1
     warning = view.warnings[-1] if view.warnings and room >= 8 else None
     room -= warning is not None
+    held = view.held if room >= 6 else None
+    room -= held is not None
     heading = room >= 4
     room -= heading
     kept, left = _choose([agent.state.value for agent in view.agents], room)
     rows = [_agent_row(view.agents[index], now, width, ascii_only) for index in kept]
-    lines: list[Line] = [head]
+    lines: list[Line] = [_run_head(view, now, ascii_only, "nothing new starts" if view.held and not held else "")]
+    if held is not None:
+        lines.append([Span("nothing new starts: ", "warn"), Span(shown(held, width, ascii_only=ascii_only))])
     if rows:
         lines += table(_AGENT_COLUMNS, rows, width=width, heading=heading, ascii_only=ascii_only)
     if left and room:
@@ -73,8 +82,9 @@ def agent_screen(view: RunView, agent: AgentView, now: float, width: int, height
     if width < 1 or height < 1:
         return []
     lines: list[Line] = [_agent_head(agent, now, width, ascii_only)]
-    said = agent.detail if agent.state not in {AgentState.FAILED, AgentState.SKIPPED, AgentState.STOPPED} else cause(agent)
+    said = activity(agent, now) if agent.state not in {AgentState.FAILED, AgentState.SKIPPED, AgentState.STOPPED} else cause(agent)
     if said and height >= 6:
+        said = next((it for it in (said, *waits(agent, now)) if len(it) + 2 <= width), said)
         lines.append([Span(f"  {shown(said, width, ascii_only=ascii_only)}")])
     room = height - len(lines)
     heading = room >= 4
@@ -83,7 +93,7 @@ def agent_screen(view: RunView, agent: AgentView, now: float, width: int, height
     kept, left = _choose(states, room)
     rows = [*(_task_row(task, now, width, ascii_only) for task in agent.tasks)]
     rows += [
-        [f"gate {gate.index}", _state(gate.state), "", duration(gate.duration_s), shown(gate.description, width, ascii_only=ascii_only)]
+        [f"gate {gate.index}", _state(gate.state), "", duration(gate.duration_s), "", "", "", shown(gate.description, width, ascii_only=ascii_only)]
         for gate in agent.gates
     ]
     if kept:
@@ -100,42 +110,24 @@ def bar(progress: float, width: int = BAR, *, ascii_only: bool = False) -> str:
     return ("#" if ascii_only else "█") * full + ("-" if ascii_only else "░") * (width - full)
 
 
-def tokens(usage: Usage) -> str:
-    """Return input and output tokens together as `950`, `12.3k`, `1.2M`; empty when no model was asked."""
-    count = usage.input_tokens + usage.output_tokens
-    if not usage.llm_requests and not count:
-        return ""
-    for factor, unit in ((1_000_000, "M"), (1_000, "k")):
-        if count >= factor * 0.99995:
-            return f"{count / factor:.1f}{unit}"
-    return str(count)
-
-
-def cost(usage: Usage) -> str:
-    """Return the cost in US dollars, `?` when a price is not known, empty when no model was asked."""
-    if not usage.llm_requests and not usage.cost_usd:
-        return "" if usage.cost_usd is not None else "?"
-    return "?" if usage.cost_usd is None else f"${usage.cost_usd:.2f}"
-
-
-def _run_head(view: RunView, now: float, ascii_only: bool) -> Line:
+def _run_head(view: RunView, now: float, ascii_only: bool, more: str) -> Line:
     states = Counter(agent.state for agent in view.agents)
     over = sum(states[state] for state in (AgentState.SUCCEEDED, AgentState.FAILED, AgentState.STOPPED, AgentState.SKIPPED))
-    parts = [f"{over}/{len(view.agents)} agents done"]
+    parts = [f"{over}/{len(view.agents)} agents done", more]
     parts += [f"{states[state]} {state.value}" for state in (AgentState.RUNNING, AgentState.FAILED, AgentState.SKIPPED) if states[state]]
     parts.append(duration(lasted(view, now)))
     denied = sum(agent.denied for agent in view.agents)
     parts += [f"{denied} denied"] if denied else []
+    parts += [paid(view.usage), f"{tokens(view.usage)} tokens"] if asked(view.usage) else []
     text = ", ".join(part for part in parts if part)
     return [Span(shown(view.id, 20, ascii_only=ascii_only), "bold"), Span(" "), _state_span(view.state.value), Span(f" {text}")]
 
 
 def _agent_head(agent: AgentView, now: float, width: int, ascii_only: bool) -> Line:
-    parts = [f"{agent.tasks_done}/{agent.tasks_total} tasks", duration(lasted(agent, now)), _memory(agent)]
+    parts = [f"{agent.tasks_done}/{agent.tasks_total} tasks", duration(lasted(agent, now)), brief(agent.usage), _memory(agent)]
     parts += [f"CPU {_cpu(agent)}"] if agent.cpu_time_s is not None else []
     parts += [f"attempt {agent.attempts}"] if agent.attempts > 1 else []
     parts += [f"{agent.denied} denied"] if agent.denied else []
-    parts += [f"{tokens(agent.usage)} tokens", cost(agent.usage)] if agent.usage.llm_requests else []
     name = shown(agent.name, max(8, width // 2), ascii_only=ascii_only)
     text = ", ".join(part for part in parts if part)
     progress = f"{bar(agent.progress, ascii_only=ascii_only)} {agent.progress:4.0%}"
@@ -149,9 +141,10 @@ def _agent_row(agent: AgentView, now: float, width: int, ascii_only: bool) -> li
         _state(agent.state.value),
         bar(agent.progress, ascii_only=ascii_only),
         f"{agent.progress:.0%}",
-        shown(_task_text(agent), width, ascii_only=ascii_only),
+        Cell(shown(_task_text(agent, now), width, ascii_only=ascii_only), shorter=[shown(it, width) for it in waits(agent, now)]),
         _memory(agent),
         _cpu(agent),
+        turns(agent.usage),
         tokens(agent.usage),
         cost(agent.usage),
         duration(lasted(agent, now)),
@@ -166,13 +159,19 @@ def _task_row(task: TaskView, now: float, width: int, ascii_only: bool) -> list[
         _state(task.state.value),
         str(task.attempts) if task.attempts > 1 else "",
         duration(took),
+        turns(task.usage),
+        tokens(task.usage),
+        cost(task.usage),
         shown(text, width, ascii_only=ascii_only),
     ]
 
 
-def _task_text(agent: AgentView) -> str:
+def _task_text(agent: AgentView, now: float) -> str:
     running = [task for task in agent.tasks if task.state is TaskState.RUNNING]
     if agent.state is AgentState.RUNNING and running:
+        if waited := waiting(agent, now):
+            # Which of several tasks it is that waits is not known.
+            return f"{running[0].id if len(running) == 1 else f'{len(running)} tasks'}: {waited}"
         more = f"+{len(running) - 1} " if len(running) > 1 else ""
         return f"{more}{running[0].id}: {running[0].description}"
     gate = next((gate for gate in agent.gates if gate.state == "running"), None)

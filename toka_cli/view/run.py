@@ -58,7 +58,7 @@ def run_lines(view: RunView, *, now: float, width: int | None, ascii_only: bool 
         ("Time", "" if view.state in RUN_FINAL else duration(lasted(view, now))),
         ("Exit code", "" if view.exit_code is None else str(view.exit_code)),
         ("Version", view.version),
-        ("Audit head", view.audit_head or ""),
+        ("Audit head", "" if view.state in RUN_FINAL else view.audit_head or ""),
     )
     lines += [[Span(f"{label}: ", "dim"), Span(safe(text))] for label, text in facts if text]
     if view.agents:

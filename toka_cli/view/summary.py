@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from toka_cli.lifecycle import RUN_FINAL, AgentState, RunState
-from toka_cli.state.snapshot import AgentView, RunView, Usage
+from toka_cli.state.snapshot import AgentView, RunView
 from toka_cli.units import format_bytes
 from toka_cli.view.causes import cause, counts, duration, said
 from toka_cli.view.style import STATE_STYLES, Line, Span
 from toka_cli.view.text import clean, shown
+from toka_cli.view.usage import asked, cost, spenders, turns, usage_text, workstreams
 
 SHOWN: Final = 10
 """Agents, files and warnings that a summary lists; the rest is counted."""
@@ -65,8 +67,10 @@ def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = T
     if files:
         more = f" and {len(view.deliverables) - SHOWN} more" if len(view.deliverables) > SHOWN else ""
         lines.append([Span(f"Deliverables: {', '.join(files)}{more}")])
-    if _asked(view.usage):
-        lines.append([Span(f"Model: {_usage(view.usage)}")])
+    lines += _spent(view, ascii_only)
+    if view.audit_head and view.state in RUN_FINAL:
+        # Noted outside the run's folder it proves later that no decision was cut off the end of the trail.
+        lines.append([Span(f"Audit head: {safe(view.audit_head)}", "dim")])
     lines.append([Span("Go on: " if view.state is RunState.INTERRUPTED else "Look deeper: "), *_next(view, failed, ascii_only)])
     return lines
 
@@ -92,8 +96,10 @@ def markdown_summary(view: RunView) -> str:
         parts.append("")
     if view.warnings:
         parts += ["Warnings:", "", *(f"* {_md(warning, 500)}" for warning in view.warnings[:100]), ""]
-    if _asked(view.usage):
-        parts += [f"Model: {_md(_usage(view.usage))}", ""]
+    if asked(view.usage):
+        parts += [f"Model: {_md(usage_text(view.usage))}", "", *_md_spent(view), ""]
+    if view.audit_head and view.state in RUN_FINAL:
+        parts += [f"Audit head: {_md(view.audit_head)}", ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -121,10 +127,31 @@ def _next(view: RunView, failed: list[AgentView], ascii_only: bool) -> list[Span
     return [Span("; ".join(commands), "busy")]
 
 
-def _asked(usage: Usage) -> bool:
-    return bool(usage.llm_requests)
+def _spent(view: RunView, ascii_only: bool) -> Iterator[Line]:
+    """What the models cost: the run, then each agent that asked one, then each workstream of several."""
+    if not asked(view.usage):
+        return
+    yield [Span(f"Model: {usage_text(view.usage)}")]
+    agents = spenders(view)
+    if len(view.agents) > 1:
+        for agent in agents[:SHOWN]:
+            stream = "" if agent.workstream == agent.name else f" ({shown(agent.workstream, 80, ascii_only=ascii_only)})"
+            yield [Span(f"  {shown(agent.name, 80, ascii_only=ascii_only)}{stream}: {usage_text(agent.usage)}")]
+    if len(agents) > SHOWN:
+        yield [Span(f"  and {len(agents) - SHOWN} more agents that asked a model", "dim")]
+    streams = workstreams(agents)
+    for name, usage in [*streams.items()][:SHOWN]:
+        yield [Span(f"  workstream {shown(name, 80, ascii_only=ascii_only)}: {usage_text(usage)}")]
+    if len(streams) > SHOWN:
+        yield [Span(f"  and {len(streams) - SHOWN} more workstreams", "dim")]
 
 
-def _usage(usage: Usage) -> str:
-    cost = "cost not known" if usage.cost_usd is None else f"${usage.cost_usd:.4f}"
-    return f"{usage.llm_requests} requests, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {cost}"
+def _md_spent(view: RunView) -> Iterator[str]:
+    yield "| asked a model | workstream | turns | tokens in | tokens out | cost |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    agents = spenders(view)
+    rows = [(agent.name, agent.workstream, agent.usage) for agent in agents[:100]]
+    rows += [("all of the workstream", name, usage) for name, usage in [*workstreams(agents).items()][:100]]
+    for name, workstream, usage in rows:
+        figures = f"{turns(usage)} | {usage.input_tokens:,} | {usage.output_tokens:,} | {_md(cost(usage))}"
+        yield f"| {_md(name, 80)} | {_md(workstream, 80)} | {figures} |"

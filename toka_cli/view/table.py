@@ -40,13 +40,14 @@ class Column:
 
 
 class Cell:
-    """A cell with a style; a plain string is a cell without one."""
+    """A cell with a style; a plain string is a cell without one. `shorter` are the same in ever fewer words, for where it does not fit."""
 
-    __slots__ = ("style", "text")
+    __slots__ = ("shorter", "style", "text")
 
-    def __init__(self, text: str, style: str = "") -> None:
+    def __init__(self, text: str, style: str = "", shorter: Sequence[str] = ()) -> None:
         self.text = text
         self.style = style
+        self.shorter = shorter
 
 
 def table(
@@ -90,7 +91,7 @@ def layout(columns: Sequence[Column], natural: Sequence[int], width: int) -> dic
 def _cell(cell: str | Cell, ascii_only: bool) -> Cell:
     if isinstance(cell, str):
         return Cell(clean(cell, ascii_only=ascii_only))
-    return Cell(clean(cell.text, ascii_only=ascii_only), cell.style)
+    return Cell(clean(cell.text, ascii_only=ascii_only), cell.style, [clean(text, ascii_only=ascii_only) for text in cell.shorter])
 
 
 def _natural(column: Column, cells: Sequence[str], width: int | None, heading: bool) -> int:
@@ -107,10 +108,13 @@ def _natural(column: Column, cells: Sequence[str], width: int | None, heading: b
 def _line(row: Sequence[Cell], columns: Sequence[Column], widths: dict[int, int], ascii_only: bool) -> Line:
     spans: list[Span] = []
     for index, wide in widths.items():
-        text = pad(row[index].text, wide, right=columns[index].right, ascii_only=ascii_only)
+        cell = row[index]
+        # Where even the shortest does not fit it is cut.
+        text = next((it for it in (cell.text, *cell.shorter) if display_width(it) <= wide), cell.shorter[-1] if cell.shorter else cell.text)
+        text = pad(text, wide, right=columns[index].right, ascii_only=ascii_only)
         if spans:
             spans.append(Span(" " * GAP))
-        spans.append(Span(text, row[index].style))
+        spans.append(Span(text, cell.style))
     # No spaces at the end of a line: a window that becomes narrower would wrap them.
     while spans and not spans[-1].text.strip(" "):
         spans.pop()
