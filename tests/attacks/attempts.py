@@ -926,9 +926,6 @@ def owner_of(pid):
 def main():
     FACTS["namespace"] = os.readlink("/proc/self/ns/pid") != FACTS["pid_namespace"]
     FACTS["agent"] = os.getppid()
-    # The one host that is granted lies on the loopback, which clients do not ask a proxy for.
-    os.environ.pop("no_proxy", None)
-    os.environ.pop("NO_PROXY", None)
     FACTS["owner"] = owner_of(FACTS["agent"])
     FACTS["owner_group"] = os.getpgid(FACTS["owner"]) if FACTS["owner"] else 0
     chosen = {name: pair for name, (group, *pair) in ATTEMPTS.items() if group == FACTS["group"]}

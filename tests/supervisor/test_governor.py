@@ -53,6 +53,13 @@ def tree():
         process.kill()
         process.wait()
         process.stdout.close()
+        # What lost its parent on the way is nobody's descendant any more; it is still of the group.
+        give_up = time.monotonic() + 10
+        while time.monotonic() < give_up:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                break
 
 
 def state(pid):

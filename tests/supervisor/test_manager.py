@@ -298,3 +298,52 @@ def test_when_the_kernel_closes_the_door_a_cell_ends_by_itself(with_manager, sta
     return [exit.exit_code, exit.lost]
     """
     assert with_manager(body, start_method) == [3, False]
+
+
+def test_where_no_group_can_be_made_any_more_polling_holds_and_that_is_said(with_manager):
+    body = """
+    import toka_cli.supervisor.manager as module
+    made, limits = module.make_leaf, m.Limits(memory_bytes=1 << 40, max_processes=50)
+    if not module.wanted(limits):
+        return "skip"
+    async with AgentProcessManager("forkserver") as manager:
+        cell, kernel = await start(manager, ("echo", "hi"), limits=limits)
+        first = [cell.limits_held()["processes"], manager.troubles()]
+        await end(cell)
+        module.make_leaf = lambda *_: None
+        cell, kernel = await start(manager, ("echo", "hi"), name="r-2", limits=limits)
+        second = [cell.limits_held()["processes"], manager.troubles()]
+        await end(cell)
+        return [first, second, manager.troubles()]
+    """
+    found = with_manager(body)
+    if found == "skip":
+        pytest.skip("this process may make no cgroup")
+    first, second, rest = found
+    assert first[1] == rest == []
+    assert (first[0], second[0]) == ("cgroup", "sampled")
+    assert [code for code, _ in second[1]] == ["cgroup"]
+    assert "held by polling" in second[1][0][1]
+
+
+@pytest.mark.parametrize(("number", "code", "again"), [("ENOSPC", "disk_full", False), ("EMFILE", "unavailable", True), ("EACCES", "unavailable", False)])
+def test_what_the_system_refuses_is_unavailable_and_never_a_crash(with_manager, number, code, again):
+    body = f"""
+    import errno
+    async with AgentProcessManager("forkserver") as manager:
+        real = os.open
+        def refuse(path, *more, **rest):
+            if str(path).endswith("r-1.log"):
+                raise OSError(errno.{number}, os.strerror(errno.{number}))
+            return real(path, *more, **rest)
+        os.open = refuse
+        try:
+            await manager.start(request(), ROOT / "r-1.log")
+        except Unavailable as error:
+            return [error.code, error.retryable, error.message]
+        finally:
+            os.open = real
+    """
+    found = with_manager(body)
+    assert found[:2] == [code, again]
+    assert found[2].startswith("no process can be started: ")

@@ -23,6 +23,8 @@ from toka_cli.state.log import EventLog
 TOKEN: Final = "TOKA_PROXY_TOKEN"  # noqa: S105  the name of a variable
 """The variable in which a cell with a network of its own finds what its clients have to show."""
 
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
 Threat = Callable[[str, str, str], None]
 """Told of (agent id, kind, detail)."""
 
@@ -75,7 +77,9 @@ class Outside:
         if walls is None or walls.network != "proxy":
             return {}, 0
         if walls.level == "full":
-            return {TOKEN: way.token}, 0
+            # A granted host of this machine's loopback is the proxy's to reach: inside, the same name is the cell's own loopback.
+            granted = {host.rpartition(":")[0].strip("[]") for host in planned.hosts}
+            return {TOKEN: way.token, "NO_PROXY": ",".join(name for name in LOOPBACK if name not in granted)}, 0
         way.listener, way.port = self.egress.listen()
         return proxy_environment(way.port, way.token), way.port
 

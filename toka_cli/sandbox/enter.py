@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FULL: Final = "full"
 STANDARD: Final = "standard"
+HERE: Final = "localhost,127.0.0.1,::1"
 TOKEN: Final = "TOKA_PROXY_TOKEN"  # noqa: S105  the name of a variable
 # Without them root could not write a workspace that belongs to somebody else.
 ROOT_KEEPS: Final = ("chown", "dac_override", "fowner")
@@ -135,8 +136,8 @@ def _listen(request: SpawnRequest, handover: socket.socket | None) -> dict[str, 
     token = request.environment.get(TOKEN, "")
     url = f"http://toka:{token}@127.0.0.1:{port}" if token else f"http://127.0.0.1:{port}"
     names = ("http_proxy", "https_proxy", "all_proxy")
-    # What serves and asks itself on the private loopback needs no proxy for it.
-    here = "localhost,127.0.0.1,::1"
+    # What serves and asks itself on the private loopback needs no proxy for it; the kernel leaves out what its own loopback is granted for.
+    here = request.environment.get("NO_PROXY", HERE)
     return {spelled: url for name in names for spelled in (name, name.upper())} | {"no_proxy": here, "NO_PROXY": here}
 
 
