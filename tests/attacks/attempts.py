@@ -48,7 +48,7 @@ def attempt(group, *, twin):
 
 
 def call(name, *arguments):
-    result = LIBC.syscall(NUMBERS[name][ARM], *(argument if isinstance(argument, (bytes, ctypes._SimpleCData, ctypes.Array)) else ctypes.c_long(argument) for argument in arguments))
+    result = LIBC.syscall(NUMBERS[name][ARM], *(argument if isinstance(argument, ctypes.Array) else ctypes.c_long(argument) for argument in arguments))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
@@ -884,7 +884,7 @@ def write_sysfs():
 def raise_own_limits():
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     return resource.setrlimit(resource.RLIMIT_CORE, (1, max(1, hard + 1)))
 
 
@@ -901,7 +901,7 @@ def apart(function):
             answer = {"done": True, "detail": repr(function())[:200]}
         except OSError as error:
             answer = {"done": False, "detail": f"{errno.errorcode.get(error.errno, error.errno)}: {error}"[:200]}
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  a child that must not go on as its parent
             answer = {"done": False, "detail": f"{type(error).__name__}: {error}"[:200]}
         os.write(write, json.dumps(answer).encode())
         os._exit(0)

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -112,7 +111,8 @@ class Machine:
             grants = [f"--grant={name}" for name in GRANTS[group] if group != "network"]
             if group == "network":
                 grants = [f"--grant=network-access=127.0.0.1:{self.facts['granted_port']}"]
-            done = self.toka("runtime", "exec", "--python", "-", "--timeout", "60s", "-o", "json", *grants, stdin=f"FACTS = {dict(self.facts, group=group)!r}\n{source}")
+            facts = f"FACTS = {dict(self.facts, group=group)!r}\n"
+            done = self.toka("runtime", "exec", "--python", "-", "--timeout", "60s", "-o", "json", *grants, stdin=facts + source)
             assert done.stdout, done.stderr
             self.envelopes[group] = json.loads(done.stdout)
             result = self.envelopes[group]["data"]["result"]
@@ -131,7 +131,9 @@ class Machine:
         for path in sorted((self.base / "outside").rglob("*")):
             status = path.lstat()
             content = path.read_bytes() if path.is_file() else b""
-            found[str(path)] = (status.st_mode, status.st_uid, status.st_mtime_ns if path.is_file() else 0, content, tuple(os.listxattr(path)) if path.is_file() else ())
+            regular = path.is_file()
+            extras = tuple(os.listxattr(path)) if regular else ()
+            found[str(path)] = (status.st_mode, status.st_uid, status.st_mtime_ns if regular else 0, content, extras)
         return found
 
 
@@ -175,7 +177,8 @@ def baited(name: str, level: str) -> Iterator[Machine]:
             folder.mkdir(parents=True)
         (base / "state").chmod(0o700)
         for path, text in {
-            workspace / "readable": "readable", workspace / "planted": "#!/bin/sh\necho planted\n", outside / "secret": "secret", outside / "movable": "movable",
+            workspace / "readable": "readable", workspace / "planted": "#!/bin/sh\necho planted\n",
+            outside / "secret": "secret", outside / "movable": "movable",
             outside / "home" / ".bashrc": "# mine\n", outside / "home" / ".ssh" / "id_test": "key", outside / "home" / ".cargo" / "credentials.toml": "token",
             neighbour / "private": "private",
         }.items():  # fmt: skip
@@ -185,7 +188,12 @@ def baited(name: str, level: str) -> Iterator[Machine]:
         key = secrets.token_hex(16)
         streams, datagrams, udp, abstract = (
             stack.enter_context(socket.socket(family, kind))
-            for family, kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_STREAM))
+            for family, kind in (
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_DGRAM),
+                (socket.AF_INET, socket.SOCK_DGRAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+            )
         )
         streams.bind(str(outside / "socket"))
         datagrams.bind(str(outside / "datagrams"))

@@ -76,7 +76,7 @@ def test_the_record_says_what_is_not_covered(machines: Any, user: str) -> None:
     isolation = machine.envelopes["write"]["data"]["result"]["isolation"]
     assert isolation["level"] == "standard"
     gaps = " ".join(isolation["gaps"])
-    for word in ("mode", ".git"):
+    for word in ("mode", "protected"):
         assert word in gaps, gaps
 
 

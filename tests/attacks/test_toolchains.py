@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.attacks.conftest import Machine
-from tests.attacks.test_attempts import LEVELS, USERS, machine_at, needs_walls
+from tests.attacks.test_attempts import machine_at, needs_walls
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ TOOLS = {
     "git worktree": Tool("git", f"cd tree && {_COMMIT}", ("filesystem-write", "git-access"), "git-access", {}, _worktree),
     "node": Tool("node", "node main.js && grep -x 42 out", ("filesystem-write",), "filesystem-write", {"main.js": "require('fs').writeFileSync('out', String(6 * 7))\n"}),
     "npm": Tool(
-        "npm", "npm test --silent", ("script-execution",), "script-execution",
+        "npm", "npm test", ("script-execution",), "script-execution",
         {"package.json": '{"name": "small", "version": "1.0.0", "scripts": {"test": "node --test"}}', "small.test.js": "require('node:test').test('adds', () => require('node:assert').equal(1 + 1, 2))\n"},
     ),
     "pip": Tool(
@@ -119,10 +119,14 @@ def _exec(machine: Machine, tool: Tool, grants: tuple[str, ...]) -> subprocess.C
     return machine.toka("runtime", "exec", "--workdir", str(workspace), "--timeout", "100s", "--shell", tool.command, *(f"--grant={name}" for name in grants))
 
 
+# Each user once at full, and once at standard: toolchains are slow.
+WORKS = (("root", "full"), ("ordinary", "full"), ("root", "standard"))
+REFUSED = (("root", "full"), ("ordinary", "standard"))
+
+
 @needs_walls
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(("user", "level"), WORKS)
 @pytest.mark.parametrize("name", sorted(TOOLS))
 def test_works_with_its_grant(machines: Any, user: str, level: str, name: str) -> None:
     machine, tool = machine_at(machines, user, level), TOOLS[name]
@@ -134,8 +138,7 @@ def test_works_with_its_grant(machines: Any, user: str, level: str, name: str) -
 
 @needs_walls
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(("user", "level"), REFUSED)
 @pytest.mark.parametrize("name", sorted(name for name, tool in TOOLS.items() if tool.grants))
 def test_is_refused_without_its_grant_in_words_that_name_it(machines: Any, user: str, level: str, name: str) -> None:
     machine, tool = machine_at(machines, user, level), TOOLS[name]
@@ -143,4 +146,6 @@ def test_is_refused_without_its_grant_in_words_that_name_it(machines: Any, user:
         pytest.skip(f"{tool.program} is not there for this user")
     done = _exec(machine, tool, tuple(grant for grant in tool.grants if grant != tool.missing and len(tool.grants) > 1))
     assert done.returncode != 0, done.stdout
-    assert tool.missing in done.stderr, done.stderr[-3000:]
+    # Without any grant the first thing that is missed is reading.
+    named = (tool.missing, "filesystem-read") if len(tool.grants) == 1 else (tool.missing,)
+    assert any(f"- {grant}" in done.stderr for grant in named), done.stderr[-3000:]
