@@ -9,6 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests import example_recording as example
+from tests.llm.server import ModelServer
+from toka_cli.llm import recording
+from toka_cli.llm.likeness import compare
+from toka_cli.llm.provider import ModelRequest
+from toka_cli.sandbox import probe
+
 FOLDER = Path(__file__).parent.parent / "agents" / "examples"
 SCHEMA_LINE = "# yaml-language-server: $schema=../spec.schema.json"
 
@@ -112,18 +119,24 @@ CHECKS: dict[str, Callable[[Seen, Path], None]] = {
     "environment": environment,
 }
 NEEDS_A_MODEL = {"prompt"}
+LEVELS = {"full": ("full", "standard"), "standard": ("standard",)}
+"""What can be had on a machine, by the highest level that it reaches."""
+REMAKE = "instructions have changed since it was recorded; make it again with: python -m tests.example_recording"
 
 
 def test_every_example_is_here() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(CHECKS) | NEEDS_A_MODEL
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yaml" for name in (*CHECKS, *NEEDS_A_MODEL)} | {example.RECORDING.name}
 
 
+@pytest.mark.parametrize("level", ["full", "standard"])
 @pytest.mark.parametrize("name", sorted(CHECKS))
-def test_it_does_what_it_says(toka: Any, name: str) -> None:
+def test_it_does_what_it_says(toka: Any, name: str, level: str) -> None:
     if name == "code-javascript" and shutil.which("node") is None:
         pytest.skip("node is not installed")
-    run = toka.run(FOLDER / f"{name}.yaml", env={"ANTHROPIC_API_KEY": "made up"})
-    assert {agent["state"] for agent in run["agents"]} == {"succeeded"}
+    if level not in LEVELS.get(probe.walls().level, ()):
+        pytest.skip(f"this machine does not reach the level {level}")
+    run = toka.run(FOLDER / f"{name}.yaml", env={"ANTHROPIC_API_KEY": "made up", "TOKA_PROCESS_WALLS": level})
+    assert {(agent["state"], agent["isolation"]["level"]) for agent in run["agents"]} == {("succeeded", level)}
     CHECKS[name](run, toka.work)
 
 
@@ -136,6 +149,38 @@ def test_a_prompt_without_a_model_is_refused_before_anything_starts(toka: Any) -
     refused = toka("orchestrate", FOLDER / "prompt.yaml", "-o", "json").expect(6)
     assert [error["code"] for error in refused.envelope["errors"]] == ["no_model"]
     assert toka.folders() == []
+
+
+def test_the_recorded_prompt_is_played_back_anywhere_without_a_key_or_a_model(toka: Any, model_server: ModelServer) -> None:
+    text = (FOLDER.parent.parent / "README.md").read_text(encoding="utf-8")
+    for folder, readme in (("first", text), ("deeper/down/second", text), ("third", "# Something else\n")):
+        checkout = toka.work / folder
+        checkout.mkdir(parents=True)
+        (checkout / "README.md").write_text(readme)
+        # The server would answer, and is not asked.
+        env = {"LLM_BASE_URL": model_server.url}
+        done = toka("orchestrate", example.EXAMPLE, "--replay", example.RECORDING, "-o", "json", cwd=checkout, env=env)
+        assert done.code == 0, f"{REMAKE}\n{done.err}"
+        run = done.envelope["data"]["run"]
+        assert (checkout / "reports/examples/summary.md").read_text() == example.SUMMARY
+        (agent,) = run["agents"]
+        assert (agent["tasks"][0]["output"], agent["gates"][0]["state"]) == (example.FOUND, "succeeded")
+        assert run["usage"]["cost_usd"] == 0
+    assert (model_server.requests, model_server.probes) == ([], [])
+
+
+def test_the_recording_is_what_would_be_recorded_now(tmp_path: Path) -> None:
+    example.record(tmp_path / "new.jsonl")
+    old, new = recording.read(example.RECORDING), recording.read(tmp_path / "new.jsonl")
+    assert set(new.models) == {example.MODEL}, "its name says that nobody thought"
+    assert old.lanes() == new.lanes(), REMAKE
+    for key, (made,) in new.exchanges.items():
+        (kept,) = old.exchanges[key]
+        difference = compare(kept, ModelRequest(made.model, made.messages, made.tools), str.__eq__)
+        assert difference is None, f"{REMAKE}\n{difference and difference.excerpt()}"
+        assert made.reply is not None
+        assert kept.reply is not None
+        assert kept.reply.message == made.reply.message, REMAKE
 
 
 @pytest.mark.parametrize("name", sorted(set(CHECKS) | NEEDS_A_MODEL))

@@ -26,6 +26,8 @@ FINAL: dict[str, Any] = {"run": life.RUN_FINAL, "agent": life.AGENT_FINAL, "task
 REMARKS = {
     "run.created": "the beginning: what it creates is pending",
     "run.warned": "something a person should know",
+    "run.held": "nothing new starts for now, and what runs goes on",
+    "run.released": "agents start again",
     "command.received": "a command of another terminal, journaled before it is carried out",
     "agent.created": "the beginning: what it creates is pending",
     "agent.noted": "a detail of the state",
@@ -37,6 +39,11 @@ REMARKS = {
     "tool.called": "a call is journaled before it takes effect",
     "tool.done": "the task goes on",
     "tool.denied": "the task goes on, and will say so if it cannot",
+    "llm.started": "a model is asked: a detail of the state",
+    "llm.asked": "what a request can cost at most, until it is known what it did cost",
+    "llm.unanswered": "what is charged for a request without an answer; another may follow",
+    "llm.replied": "usage, and the task goes on",
+    "llm.failed": "the task goes on, or says how it ends",
     "deliverable.recorded": "a file as it was at that moment",
 }
 

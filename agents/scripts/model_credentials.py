@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from report import Report, toka
+from report import Report, confinement, toka
 
 from toka_cli.settings import key_status
 
@@ -57,7 +57,8 @@ def scrubbed() -> int:
         source = json.dumps(LOOK.replace("CANARY", '"-".join(' + repr(canary.split("-")) + ")"))
         spec.write_text(f"metadata: {{name: look}}\ntasks:\n  default:\n    - {{id: look, code: {{python: {source}}}}}\n", encoding="utf-8")
         env = dict.fromkeys(status, canary) | {"MY_SECRET_TOKEN": canary, "TOKA_STATE_DIR": str(Path(base) / "state")}
-        ended = toka("orchestrate", str(spec), "--workdir", str(workdir), "-o", "json", env=env)
+        walls = confinement(report)
+        ended = toka("orchestrate", str(spec), "--workdir", str(workdir), "-o", "json", *walls, env=env)
         kept = [path.relative_to(base).as_posix() for path in Path(base).rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
         try:
             seen = json.loads(json.loads(ended.stdout)["data"]["run"]["agents"][0]["tasks"][0]["output"])
@@ -66,14 +67,10 @@ def scrubbed() -> int:
     report.check("an agent of a toka that has all the keys sees none of them in its environment", seen["own"])
     report.check("no key is written into the state folder", kept)
     report.check("no key is printed", [] if canary not in ended.stdout + ended.stderr else ["it is"])
-    # Not a failure of this version, which promises no wall between programs of one user; but nobody should believe that there is one.
-    if seen["readable"]:
-        report.section(
-            "What is not promised",
-            f"{seen['readable']} other process(es) of the same user hold the key, as toka itself must, and the agent could read their "
-            "environment through /proc: in this version nothing stands between programs of one user. Run agents that you do not trust as "
-            "another user, or in a container.",
-        )
+    if seen["readable"] is None:
+        report.leave_out("the environment of other processes: there is no /proc")
+    elif not walls:
+        report.check("nor in that of any other process, toka itself among them", [f"{seen['readable']} can be read"] if seen["readable"] else [])
     report.data["readable_through_proc"] = seen["readable"]
     return report.finish()
 

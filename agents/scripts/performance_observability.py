@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import Report, toka
+from report import Report, confinement, toka
 
 NAME = "performance-observability"
 STARTUP = Path("reports") / NAME / "startup.json"
@@ -48,14 +48,14 @@ def measure() -> int:
     report = Report(NAME, "startup", "How long toka takes to start")
     with tempfile.TemporaryDirectory() as base:
         spec, workdir, places = prepared(base)
-        env = {**os.environ, **places}
+        env, walls = {**os.environ, **places}, confinement(report)
         program = [sys.executable, "-m", "toka_cli"]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "toka --version": [*program, "--version"],
             "toka --help": [*program, "--help"],
             "toka agent list": [*program, "agent", "list"],
-            "toka orchestrate, one agent": [*program, "orchestrate", spec, "--workdir", workdir, "--no-watch"],
+            "toka orchestrate, one agent": [*program, "orchestrate", spec, "--workdir", workdir, "--no-watch", *walls],
         }
         found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
         # In turns, so that a slow moment of the machine meets all of them; the first turn only warms up caches.
@@ -94,7 +94,7 @@ def observe() -> int:
     report = Report(NAME, "observability", "What can be seen of a run")
     with tempfile.TemporaryDirectory() as base:
         spec, workdir, env = prepared(base)
-        lines = toka("orchestrate", spec, "--workdir", workdir, "-o", "jsonl", env=env).stdout.splitlines()
+        lines = toka("orchestrate", spec, "--workdir", workdir, "-o", "jsonl", *confinement(report), env=env).stdout.splitlines()
         events = [json.loads(line) for line in lines]
         report.check("every line of -o jsonl is JSON", [] if events else ["there is none"])
         shown = json.loads(toka("agent", "show", "tiny", "-o", "json", env=env).stdout)["data"]["agent"]

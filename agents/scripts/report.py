@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# What is looked at is this tree's own package, whichever toka runs the agent.
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
+
 NOT_OURS = frozenset({".git", ".venv", "venv", "__pycache__", "node_modules", "reports", "build", "dist", ".hypothesis"})
 ENDINGS_OF_CACHES = ("_cache", ".egg-info")
 
@@ -86,6 +89,18 @@ def files_of_the_project() -> tuple[list[Path], str | None]:
         names[:] = sorted(name for name in names if name not in NOT_OURS and not name.endswith(ENDINGS_OF_CACHES))
         found += [Path(folder, name) for name in files if not Path(folder, name).is_symlink()]
     return sorted(found), "git does not list this tree: all its files but caches were taken instead"
+
+
+def confinement(report: Report | None = None) -> list[str]:
+    """Words for a toka that these scripts start: where nothing can hold walls, whoever runs this agent has said --no-sandbox, and it says so too."""
+    from toka_cli.sandbox import probe
+
+    facts = probe.walls()
+    if facts.level != "process":
+        return []
+    if report is not None:
+        report.leave_out(f"walls: there are none here ({'; '.join(why for _, why, _ in facts.notes)})")
+    return ["--no-sandbox"]
 
 
 def toka(*words: str, env: dict[str, str] | None = None, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

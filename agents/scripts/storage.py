@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from report import Report, toka
+from report import Report, confinement, toka
 
 from toka_cli.paths import RunFolder, runs_dir
 from toka_cli.state import fold, query, rows, schema
@@ -34,7 +34,7 @@ tasks:
 SAMPLED = ("memory_bytes", "peak_memory_bytes", "cpu_time_s")
 
 
-def make_run(base: Path) -> tuple[RunFolder, dict[str, str], str]:
+def make_run(base: Path, report: Report | None = None) -> tuple[RunFolder, dict[str, str], str]:
     """Run a tiny spec in a state folder below `base`: the run's folder, the environment that leads there, and what went wrong."""
     # Beside each other: toka refuses a state folder that its agents could write into.
     workdir = base / "work"
@@ -42,7 +42,7 @@ def make_run(base: Path) -> tuple[RunFolder, dict[str, str], str]:
     spec = base / "tiny.yaml"
     spec.write_text(SPEC, encoding="utf-8")
     env = {"TOKA_STATE_DIR": str(base / "state")}
-    ended = toka("orchestrate", str(spec), "--workdir", str(workdir), "--no-watch", env=env)
+    ended = toka("orchestrate", str(spec), "--workdir", str(workdir), "--no-watch", *confinement(report), env=env)
     folders = list(runs_dir(base / "state").iterdir()) if runs_dir(base / "state").is_dir() else []
     if ended.returncode or len(folders) != 1:
         return RunFolder(base), env, f"the run ended with {ended.returncode}, {len(folders)} folders: {ended.stderr[-1500:]}"
@@ -52,7 +52,7 @@ def make_run(base: Path) -> tuple[RunFolder, dict[str, str], str]:
 def statefile() -> int:
     report = Report(NAME, "statefile", "A state file, looked at closely")
     with tempfile.TemporaryDirectory() as base:
-        folder, env, problem = make_run(Path(base))
+        folder, env, problem = make_run(Path(base), report)
         report.check("a tiny run succeeds and leaves one folder", [problem] if problem else [])
         if not problem:
             look_at_file(report, folder)
