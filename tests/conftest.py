@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests.llm.server import ModelServer
 from toka_cli.commands.watching import Look, follow
 from toka_cli.paths import RunFolder
 from toka_cli.state import query
@@ -82,6 +83,15 @@ class Running:
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+    def next(self) -> dict[str, Any]:
+        """The next JSON line."""
+        line = self.line()
+        assert line is not None, f"the output ended; stderr: {self.wait().err}"
+        event = json.loads(line)
+        assert isinstance(event, dict)
+        self.events.append(event)
+        return event
 
     def event(self, kind: str, *, name: str | None = None, task: str | None = None) -> dict[str, Any]:
         """Read JSON lines up to this event."""
@@ -205,7 +215,8 @@ class Toka:
         return [sys.executable, "-m", "toka_cli"]
 
     def spec(self, name: str, tasks: Any, **sections: Any) -> Path:
-        """Write a spec (JSON is YAML) beside the workdir; `tasks` is the task list or the whole section."""
+        """Write a spec (JSON is YAML) beside the workdir; `tasks` is the task list or the whole section. Without grants of its own it may use the workdir."""
+        sections["security"] = {"capabilities_required": ["script-execution"], **sections.get("security", {})}
         folder = self.root / "specs"
         folder.mkdir(exist_ok=True)
         path = folder / f"{name}.yaml"
@@ -345,3 +356,10 @@ def toka(tmp_path: Path) -> Iterator[Toka]:
         yield made
     finally:
         made.tear_down()
+
+
+@pytest.fixture
+def model_server() -> Iterator[ModelServer]:
+    """A model server on loopback: `play` a script, read `requests`."""
+    with ModelServer() as server:
+        yield server

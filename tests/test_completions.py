@@ -64,7 +64,10 @@ def test_agents_complete_by_name_and_id(toka: Any, recorded: dict[str, str], com
     assert complete(toka, "agent", command, recorded["check-it"]) == [recorded["check-it"]]
 
 
-@pytest.mark.parametrize("words", [("run", "show"), ("run", "events"), ("run", "wait"), ("run", "stop"), ("audit", "show"), ("audit", "verify")])
+RUN_COMMANDS = [("run", "show"), ("run", "events"), ("run", "wait"), ("run", "stop"), ("run", "diff"), ("audit", "show"), ("audit", "verify")]
+
+
+@pytest.mark.parametrize("words", RUN_COMMANDS)
 def test_runs_complete_by_id(toka: Any, recorded: dict[str, str], words: tuple[str, str]) -> None:
     assert complete(toka, *words, "") == [recorded["run"]]
     assert complete(toka, *words, recorded["run"][:3]) == [recorded["run"]]

@@ -181,7 +181,7 @@ FOREIGN = (
     ("agents", '"detail":null,', ""),
     ("agents", '"detail":null', '"detail":7'),
     ("agents", '"metrics":{}', '"metrics":{"x":3}'),
-    ("agents", '"grants":[]', '"grants":{}'),
+    ("agents", '"after":[]', '"after":{}'),
     ("agents", '"id":', '"id": '),
     ("agents", '"hint":null', '"hint":null,"more":1'),
     ("tasks", '"attempts":1', '"attempts":1.5'),

@@ -49,12 +49,13 @@ def test_every_layer_beats_the_one_below_and_says_so(tmp_path: Path) -> None:
 def test_file_values_in_every_group(tmp_path: Path) -> None:
     text = (
         '[process]\nmax_concurrent_processes = 3\nspawn_timeout = "1m"\nstart_method = "fresh"\n[resources]\nmax_memory = "1GB"\ncpu_limit = "50%"\n'
-        "[mcp]\nrequest_timeout = 5\n[monitoring]\nheartbeat_timeout = 2.5\n[recovery]\nenable_auto_restart = false\n[llm]\ndebug = true\n"
+        "[mcp]\nrequest_timeout = 5\n[monitoring]\nheartbeat_timeout = 2.5\nprogress_timeout = 600\n"
+        "[recovery]\nenable_auto_restart = false\n[llm]\ndebug = true\n"
     )
     found, _ = load_settings({}, {}, file(tmp_path, text), None)
     assert (found.process.max_concurrent_processes, found.process.spawn_timeout_s, found.process.start_method) == (3, 60.0, "fresh")
     assert (found.resources.max_memory_bytes, found.resources.cpu_share) == (1024**3, 0.5)
-    assert (found.mcp.request_timeout_s, found.monitoring.heartbeat_timeout_s) == (5.0, 2.5)
+    assert (found.mcp.request_timeout_s, found.monitoring.heartbeat_timeout_s, found.monitoring.progress_timeout_s) == (5.0, 2.5, 600.0)
     assert (found.recovery.enable_auto_restart, found.llm.debug) == (False, True)
 
 
@@ -158,3 +159,60 @@ def test_any_file_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
     except InvalidSpecs as error:
         refused = error.problems
     assert (found is None) == bool(refused)
+
+
+def test_the_policy_of_the_user(tmp_path: Path) -> None:
+    text = '[policy]\npreset = "restricted"\nallow = ["agent-spawn", {network-access = ["api.example.com:443"]}]\ndeny = ["git-access"]\non_threat = "stop"\n'
+    user = file(tmp_path, text, "user.toml")
+    found, origins = load_settings({}, {}, None, user)
+    assert found.policy.preset == "restricted"
+    assert found.policy.allow == (("agent-spawn", ()), ("network-access", ("api.example.com:443",)))
+    assert (found.policy.deny, found.policy.on_threat, found.policy.source) == (("git-access",), "stop", str(user))
+    assert origins["policy.deny"] == str(user)
+    assert found.project_policy is None
+    shown = {name: value for name, value, _ in describe(found, origins)}
+    assert shown["policy.allow"] == "agent-spawn, network-access=api.example.com:443"
+    assert shown["policy.deny"] == "git-access"
+
+
+def test_the_policy_in_variables() -> None:
+    env = {"TOKA_POLICY_PRESET": "sandboxed", "TOKA_POLICY_ALLOW": "git-access, filesystem-write=src/**+docs/**", "TOKA_POLICY_DENY": "agent-spawn"}
+    found, _ = load_settings({}, env, None, None)
+    assert found.policy.preset == "sandboxed"
+    assert found.policy.allow == (("git-access", ()), ("filesystem-write", ("src/**", "docs/**")))
+    assert (found.policy.deny, found.policy.source) == (("agent-spawn",), "TOKA_POLICY_PRESET and TOKA_POLICY_ALLOW and TOKA_POLICY_DENY")
+
+
+def test_a_projects_policy_stands_beneath_the_users_and_replaces_nothing_of_it(tmp_path: Path) -> None:
+    user = file(tmp_path, '[policy]\npreset = "sandboxed"\n', "user.toml")
+    project = file(tmp_path, '[policy]\npreset = "privileged"\nallow = ["network-access"]\n')
+    found, origins = load_settings({}, {}, project, user)
+    assert (found.policy.preset, found.policy.allow, origins["policy.preset"]) == ("sandboxed", (), str(user))
+    assert found.project_policy is not None
+    assert (found.project_policy.preset, found.project_policy.source) == ("privileged", str(project))
+    rows = {name: (value, origin) for name, value, origin in describe(found, origins)}
+    assert rows["policy.allow (narrows)"] == ("network-access", str(project))
+    assert "policy.deny (narrows)" not in rows
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "holds"),
+    [("record", "stop", "stop"), ("stop", "record", "stop"), ("pause", "stop", "stop"), (None, "record", "pause"), (None, "stop", "stop")],
+)
+def test_the_stricter_answer_to_a_threat_holds(tmp_path: Path, mine: str | None, theirs: str, holds: str) -> None:
+    user = file(tmp_path, f'[policy]\non_threat = "{mine}"\n' if mine else "", "user.toml")
+    project = file(tmp_path, f'[policy]\non_threat = "{theirs}"\n')
+    assert load_settings({}, {}, project, user)[0].policy.on_threat == holds
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'preset = "open"', "allow = 3", "allow = [3]", "allow = [{a = ['x'], b = ['y']}]", "allow = [{a = []}]", "allow = ['a', 'a']", "allow = [{a = 'x'}]",
+        "deny = [{a = ['x']}]", "deny = ['']", "on_threat = 'ask'",
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_read(tmp_path: Path, line: str) -> None:
+    (found,) = problems(file(tmp_path, f"[policy]\n{line}\n"))
+    assert (found.code, found.line) == ("setting", 2)
+    assert found.message.startswith("policy.")

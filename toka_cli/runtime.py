@@ -49,7 +49,6 @@ from toka_cli.view.renderer import Renderer
 
 TICK_S: Final = 0.25
 SAMPLE_S: Final = 1.0
-MAX_NOTES: Final = 5
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -194,12 +193,9 @@ class AgentRuntime:
         self._note_replay(access)
 
     def _note_replay(self, access: ModelAccess | None) -> None:
-        """What differed from the recording without being a miss: said on the way, not part of the run."""
-        notes = access.replay_notes() if access is not None else ()
-        for text in notes[:MAX_NOTES]:
-            self._options.note(f"replay: {text}")
-        if len(notes) > MAX_NOTES:
-            self._options.note(f"replay: {len(notes) - MAX_NOTES} more differences")
+        """What was not as recorded: no part of the run, but of interest to whoever plays it back."""
+        for text in access.replay_notes() if access is not None else ():
+            self._options.note(text)
 
     async def _run(self, orchestrator: Orchestrator, log: EventLog) -> None:
         self._guard(lambda renderer: renderer.start(log.view))

@@ -140,7 +140,8 @@ def test_nothing_of_a_hostile_tree_is_left(toka, bench, end):
         cell = running.event("agent.started")["pid"]
         for _ in kinds:
             ready.take()
-        assert len(marked(mark)) > len(kinds)
+        # One that is somebody else every millisecond can be missed by a look.
+        assert any(len(marked(mark)) > len(kinds) for _ in range(100))
         shim = parent(cell)
         server = parent(shim)
         if end == "stop":

@@ -37,7 +37,7 @@ def test_a_run_has_all_its_fields_even_those_that_are_not_known() -> None:
     assert set(read) >= {"id", "state", "reason", "started_at", "ended_at", "duration_s", "workdir", "agents", "usage", "deliverables"}
     assert read["started_at"] == "2026-01-02T03:04:05Z"
     assert read["ended_at"] is None
-    assert set(read["usage"]) == {"llm_requests", "input_tokens", "output_tokens", "cost_usd"}
+    assert set(read["usage"]) == {"llm_requests", "input_tokens", "output_tokens", "cost_usd", "turns", "unsettled_usd", "unsettled_tokens"}
     assert read["usage"]["cost_usd"] is None
     (found,) = read["agents"]
     assert set(found) >= {

@@ -123,7 +123,7 @@ def test_plain_ascii_where_the_stream_is_not_utf8(toka: Any) -> None:
 COMMANDS = [
     "orchestrate SPEC -o jsonl", "orchestrate SPEC -o json", "agent list --all", "agent list --all -o json", "agent logs many",
     "agent logs many -o jsonl", "agent show many", "agent monitor many --once", "run list", "run events RUN", "run events RUN -o text", "run show RUN",
-    "runtime tools", "runtime stats", "runtime config", "runtime exec --shell 'seq 20000'", "audit show RUN", "spec schema", "--help",
+    "runtime tools", "runtime stats", "runtime config", "runtime exec --shell 'seq 20000'", "audit show RUN", "run diff RUN RUN", "spec schema", "--help",
 ]  # fmt: skip
 
 

@@ -230,37 +230,121 @@ def test_a_tree_that_is_held_back_reaches_its_time_limit(toka: Toka) -> None:
     toka.nothing_left()
 
 
+SHAPES = {"one": BUSY, "four": f"for i in 1 2 3 4; do ({BUSY}) & done; wait"}
+MEASURED_S = 10.0
+
+
+def prefer(shim: int) -> None:
+    """Let a tree have what it is allowed to have although others keep the machine busy: before other sessions and groups. Only root may."""
+    for pid in (shim, *descendants(shim)):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text("-19")
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, -19)
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            for file, most in ((f"/sys/fs/cgroup/cpu{path}/cpu.shares", "262144"), (f"/sys/fs/cgroup{path}/cpu.weight", "10000")):
+                if "toka-" in path and ("cpu" in names.split(",") or not names):
+                    with contextlib.suppress(OSError):
+                        Path(file).write_text(most)
+
+
+def idle_s() -> float:
+    """Seconds that all processors together had nothing to do since the machine started (proc(5), /proc/stat)."""
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(words[4]) + int(words[5])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_busy_tree_gets_what_it_was_promised(toka: Toka, limits_by: str, shape: str) -> None:
+    """By the kernel's account over ten seconds: never more than the share and a tenth of a core, and no less than the share less a tenth, as long as the
+    machine had a processor to spare for it."""
+    ready = toka.meeting("ready")
+    spec = limited(toka, "busy", f"echo up > ready; {SHAPES[shape]}", {"max_cpu": "75%"})
+    running = toka.start("orchestrate", spec, "-o", "jsonl")
+    shim = parent(running.event("agent.started")["pid"])
+    ready.take()
+    prefer(shim)
+    began, used, idle = time.monotonic(), tree_cpu_s(shim), idle_s()
+    assert not ended(running.pid, MEASURED_S), "the ten seconds that are measured"
+    passed = time.monotonic() - began
+    share, spare = (tree_cpu_s(shim) - used) / passed, (idle_s() - idle) / passed
+    toka("agent", "stop", "busy").expect(0)
+    running.wait().expect(1)
+    assert share <= 0.85
+    if share < 0.65 and spare < 0.3:
+        pytest.skip(f"not more than its share ({share:.2f}); whether not less cannot be said: others kept this machine busy")
+    assert share >= 0.65
+
+
+# --- disk ----------------------------------------------------------------------------------------------------------------------------------
+
+HOARD = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do head -c 1000000 /dev/urandom > {where}/hoard-$i; done"
+
+
+@pytest.mark.parametrize("where", [".", "$HOME", "$TMPDIR"])
+def test_the_files_of_an_agent_are_added_up(toka: Toka, where: str) -> None:
+    """In its workspace and in its private folders; none of them is larger than the limit, all together are."""
+    limited(toka, "hoarder", f"echo last words; {HOARD.format(where=where)}; exec sleep 1000", {"max_disk_usage": "5MB"})
+    limited(toka, "modest", f"{HOARD.format(where=where).replace('hoard-', 'few-')}", {"max_disk_usage": "50MB"})
+    running = toka.start("orchestrate", toka.root / "specs", "-o", "jsonl")
+    failed = running.event("agent.failed", name="hoarder")
+    assert failed["reason"].startswith("limit.disk: resource limit exceeded: disk usage "), failed
+    assert "> limit 5 MB" in failed["reason"]
+    agents = agents_of(running.wait().expect(1))
+    assert agents["modest"]["state"] == "succeeded"
+    assert agents["hoarder"]["isolation"]["limits"]["disk"] == "sampled"
+    assert agents["hoarder"]["tasks"][0]["output"] == "last words\n"
+    toka.nothing_left()
+
+
+def test_what_was_there_before_and_what_was_removed_is_not_counted(toka: Toka) -> None:
+    (toka.work / "old").write_bytes(os.urandom(20 << 20))
+    command = "for i in 1 2 3 4 5 6 7 8; do head -c 2000000 /dev/urandom > tmp; rm tmp; done; head -c 2000000 /dev/urandom > kept"
+    agent = toka.run(limited(toka, "tidy", command, {"max_disk_usage": "5MB"}))["agents"][0]
+    assert agent["state"] == "succeeded"
+
+
+def test_one_file_that_is_too_large_is_named_as_what_it_is(toka: Toka) -> None:
+    agent = toka.run(limited(toka, "large", "exec head -c 20000000 /dev/zero > big", {"max_disk_usage": "5MB"}), code=1)["agents"][0]
+    assert "limit.disk: resource limit exceeded: " in agent["reason"]
+    assert (toka.work / "big").stat().st_size <= 5 << 20
+
+
+def test_the_plan_says_how_the_disk_is_held(toka: Toka) -> None:
+    plan = toka("orchestrate", "--plan", limited(toka, "one", "true", {"max_disk_usage": "5MB"}), "-o", "json").expect(0).envelope["data"]
+    assert plan["plan"]["agents"][0]["enforcement"]["disk"] == "sampled"
+    assert not [warning for warning in plan["warnings"] if "max_disk_usage" in warning]
+
+
 # --- everything at once ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_bad_agents_end_each_with_its_reason_and_the_neighbour_succeeds(toka: Toka, limits_by: str) -> None:
-    toka.env["TOKA_MONITORING_HEARTBEAT_TIMEOUT"] = "2s"
     gate = toka.meeting("gate")
     limited(toka, "bomb", "f() { if [ $1 -gt 0 ]; then f $(($1 - 1)) & f $(($1 - 1)) & fi; sleep 20; }; f 7", {"max_processes": 40})
     limited(toka, "flood", "head -c 1000000000 /dev/zero", {"max_output": "5MB"})
     limited(toka, "yes", "yes", {"max_output": "5MB"})
     limited(toka, "sleeper", "exec sleep 100000", {"timeout": "500ms"})
-    limited(toka, "silent", "kill -9 $PPID", {})
-    limited(toka, "frozen", "kill -STOP $PPID; exec sleep 100000", {})
+    limited(toka, "hoarder", "while :; do head -c 1000000 /dev/zero >> hoard; done", {"max_disk_usage": "20MB"})
     limited(toka, "healthy", "read x < gate", {"max_memory": "200MB", "max_cpu": "50%", "max_processes": 10})
     wanted = {
         "bomb": "limit.processes: resource limit exceeded: ",
-        "flood": "task_failed: t: limit.output: ",
-        "yes": "task_failed: t: limit.output: ",
+        "flood": ("task_failed: t: limit.output: ", "limit.output: "),
+        "yes": ("task_failed: t: limit.output: ", "limit.output: "),
         "sleeper": "limit.timeout: ",
-        "silent": "crashed: signal 9",
-        "frozen": "unresponsive: no heartbeat for 2s",
+        "hoarder": ("task_failed: t: ", "limit.disk: "),
     }
     running = toka.start("orchestrate", toka.root / "specs", "-o", "jsonl")
     reasons = {}
     while len(reasons) < len(wanted):
         event = running.event("agent.failed")
         reasons[event["name"]] = event["reason"]
-    assert {name: reason for name, reason in reasons.items() if not reason.startswith((wanted[name], wanted[name].removeprefix("task_failed: t: ")))} == {}
+    assert {name: reason for name, reason in reasons.items() if not reason.startswith(wanted[name])} == {}
     assert peak_resident(running.pid) < 300 * MIB
-    # All of theirs is gone while the run goes on: its own processes, the healthy shim, cell and command are what is left.
+    # All of theirs is gone while the run goes on: its own processes, the healthy shim, cell and command (and process 1 of its namespaces) are what is left.
     tree = descendants(running.pid)
-    assert len(tree) <= 5, tree
+    assert len(tree) <= 6, tree
     gate.give()
     agents = agents_of(running.wait().expect(1))
     assert agents["healthy"]["state"] == "succeeded"
@@ -280,8 +364,9 @@ def test_a_healthy_cell_outlives_a_short_heartbeat(toka: Toka) -> None:
     running.wait().expect(0)
 
 
-def test_a_cell_that_ends_without_a_word_is_no_success(toka: Toka) -> None:
+def test_a_cell_that_its_own_command_ends_is_no_success(toka: Toka) -> None:
+    """Where walls stand between them, it cannot; without any, it can."""
     source = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
     spec = toka.spec("gone", [{"id": "t", "description": "T", "code": {"python": source}}], restart={"policy": "never"})
-    agent = toka.run(spec, code=1)["agents"][0]
+    agent = toka.run(spec, "--no-sandbox", code=1)["agents"][0]
     assert agent["reason"] == f"crashed: signal {int(signal.SIGTERM)}"

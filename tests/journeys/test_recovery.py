@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Toka, ended
+from toka_cli.commands.watching import command
+from toka_cli.protocol.control import StopAgents
 
 # --- restarts --------------------------------------------------------------------------------------------------------------------------------
 
@@ -21,7 +25,9 @@ def only(view: dict[str, Any]) -> dict[str, Any]:
     return agent
 
 
+# A command that kills its own agent: it can where no walls stand between them.
 CRASH = "echo second >> did; test -e again && exit 0; touch again; kill -9 $PPID"
+BARE = "--no-sandbox"
 
 
 def crashing(toka: Toka, command: str = CRASH, policy: str = "on-failure", **more: Any) -> Path:
@@ -38,13 +44,13 @@ def did(toka: Toka) -> list[str]:
 
 
 def test_a_crash_goes_on_at_the_unfinished_task(toka: Toka) -> None:
-    agent = only(toka.run(crashing(toka)))
+    agent = only(toka.run(crashing(toka), BARE))
     assert (agent["state"], agent["restarts"]) == ("succeeded", 1)
     assert did(toka) == ["first", "second", "second", "third"]
 
 
 def test_a_restart_only_so_often(toka: Toka) -> None:
-    agent = only(toka.run(crashing(toka, "echo second >> did; kill -9 $PPID"), code=1))
+    agent = only(toka.run(crashing(toka, "echo second >> did; kill -9 $PPID"), BARE, code=1))
     assert (agent["state"], agent["restarts"], agent["reason"]) == ("failed", 2, "crashed: signal 9")
     assert did(toka) == ["first", "second", "second", "second"]
 
@@ -53,20 +59,20 @@ def test_a_restart_only_so_often(toka: Toka) -> None:
 def test_no_restart_where_it_is_not_wanted(toka: Toka, how: str) -> None:
     if how == "setting":
         toka.env["TOKA_RECOVERY_ENABLE_AUTO_RESTART"] = "false"
-    agent = only(toka.run(crashing(toka, policy="never" if how == "policy" else "on-failure"), code=1))
+    agent = only(toka.run(crashing(toka, policy="never" if how == "policy" else "on-failure"), BARE, code=1))
     assert (agent["state"], agent["restarts"]) == ("failed", 0)
     assert did(toka) == ["first", "second"]
 
 
 def test_a_task_that_may_not_be_repeated_ends_its_agent(toka: Toka) -> None:
-    agent = only(toka.run(crashing(toka, on_interrupted="fail"), code=1))
+    agent = only(toka.run(crashing(toka, on_interrupted="fail"), BARE, code=1))
     assert (agent["state"], agent["restarts"]) == ("failed", 0)
     assert agent["tasks"][1]["reason"].startswith("interrupted: ")
     assert did(toka) == ["first", "second"]
 
 
 def test_a_task_that_may_fail_does_not_end_its_agent(toka: Toka) -> None:
-    agent = only(toka.run(crashing(toka, on_interrupted="fail", allow_failure=True)))
+    agent = only(toka.run(crashing(toka, on_interrupted="fail", allow_failure=True), BARE))
     assert (agent["state"], agent["restarts"]) == ("succeeded", 1)
     assert did(toka) == ["first", "second", "third"]
 
@@ -91,7 +97,7 @@ def test_what_a_limit_ended_would_end_so_again(toka: Toka, limits: dict[str, Any
 
 def test_a_hung_cell_is_restarted(toka: Toka) -> None:
     toka.env["TOKA_MONITORING_HEARTBEAT_TIMEOUT"] = "1s"
-    agent = only(toka.run(crashing(toka, "echo second >> did; test -e again && exit 0; touch again; kill -STOP $PPID; exec sleep 1000")))
+    agent = only(toka.run(crashing(toka, "echo second >> did; test -e again && exit 0; touch again; kill -STOP $PPID; exec sleep 1000"), BARE))
     assert (agent["state"], agent["restarts"]) == ("succeeded", 1)
     assert did(toka) == ["first", "second", "second", "third"]
 
@@ -175,6 +181,42 @@ def test_a_resume_sweeps_first(toka: Toka) -> None:
 
 
 # --- a stop against the natural end -------------------------------------------------------------------------------------------------------------
+
+
+FINAL = {"agent.succeeded", "agent.failed", "agent.stopped", "agent.skipped"}
+# Moments of an agent's life, each followed by the next in no time.
+MOMENTS = ("agent.queued", "agent.starting", "agent.started", "task.started", "task.succeeded", "agent.exited", "agent.succeeded")
+
+
+def test_two_hundred_stops_against_two_hundred_natural_ends(toka: Toka) -> None:
+    """Each is sent the moment something is heard of the agent, so it meets it at the next: one final state each, and no stop is an error."""
+    rng, count = random.Random(4), 200
+    names = [f"a{n}" for n in range(count)]
+    for name in names:
+        toka.spec(name, [{"id": "t", "description": "T", "run": rng.choice(["true", "sleep 0.01", "sleep 0.05"])}])
+    moments = {name: rng.choice(MOMENTS) for name in names}
+    running = toka.start("orchestrate", toka.root / "specs", "--max-agents", "8", "-o", "jsonl")
+    run, finals, answers = "", Counter[str](), {}
+    while "schema" not in (event := running.next()):
+        run = event["run"]
+        name, kind = event.get("name"), event["kind"]
+        if kind in FINAL:
+            finals[name] += 1
+        if moments.get(name) == kind:
+            answers[name] = command(toka.folder(run), "agent.stop", StopAgents((event["agent"],), "user", None, rng.random() < 0.2))
+    done = running.wait()
+    agents = {agent["name"]: agent for agent in event["data"]["run"]["agents"]}
+    assert finals == Counter(names), "exactly one final state each"
+    assert {agent["state"] for agent in agents.values()} == {"succeeded", "stopped"}, "some of each, or nothing was shown"
+    assert done.code == 1
+    # A stop that was too late for its run is answered by the state that is there; every other one was accepted.
+    assert len([answer for answer in answers.values() if answer is not None]) >= count - 8
+    for name, answer in answers.items():
+        if answer is not None and agents[name]["id"] in answer.already:
+            assert agents[name]["state"] == "succeeded", "who had ended before the stop had succeeded"
+    assert {agent["state"] for agent in toka("run", "show", run, "-o", "json").envelope["data"]["run"]["agents"]} == {"succeeded", "stopped"}
+    toka("audit", "verify", run).expect(0)
+    toka.nothing_left()
 
 
 def test_twenty_stops_against_twenty_natural_ends(toka: Toka) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.conftest import Toka
+from tests.conftest import ended as has_ended
 
 IN_DOUBT = "interrupted: may or may not have taken effect"
 
@@ -163,7 +166,8 @@ def test_killed_while_a_task_waits_for_its_next_attempt(toka: Toka) -> None:
 def test_killed_while_an_agent_waits_for_its_restart(toka: Toka) -> None:
     tasks = [{"id": "t", "description": "T", "run": "echo t >> did; test -e again && exit 0; touch again; kill -9 $PPID", "on_interrupted": "rerun"}]
     toka.spec("one", tasks, restart={"policy": "on-failure", "delay": "10m"})
-    running = start(toka)
+    # Without walls: a command cannot kill its agent otherwise.
+    running = toka.start("orchestrate", toka.root / "specs", "--no-sandbox", "-o", "jsonl")
     running.event("agent.backoff")
     assert states(resume(toka, killed(toka, running))) == {"one": "succeeded"}
     assert did(toka) == {"t": 2}
@@ -201,6 +205,49 @@ def test_killed_again_and_again(toka: Toka) -> None:
     assert running.wait().expect(0).lines[-1]["data"]["run"]["state"] == "succeeded"
     assert did(toka) == {"t0": 2, "t1": 2, "t2": 2}
     toka("audit", "verify", run).expect(0)
+
+
+KILLS = 24
+
+
+def test_killed_at_any_moment_the_outcome_is_that_of_an_uninterrupted_run(toka: Toka) -> None:
+    """Two dozen owners, each killed after it said something; which word is drawn by lot. What had ended is never done again."""
+    rng = random.Random(11)
+    # Each task writes what it is for, whole or not at all; done twice it is the same.
+    write = "echo {word} >> did; echo {word} > {word}.part; mv {word}.part {word}.done"
+    names, tasks = ("one", "two", "three"), [f"t{n}" for n in range(30)]
+    for index, name in enumerate(names):
+        briefs = [{"id": task, "description": "T", "run": write.format(word=f"{name}-{task}"), "on_interrupted": "rerun"} for task in tasks]
+        toka.spec(name, briefs, dependencies={"required": {names[index - 1]: "x"}} if index == 2 else {})
+    running, run, ended = start(toka), "", Counter[tuple[str, str]]()
+    for _ in range(KILLS):
+        for _ in range(rng.randrange(1, 16)):
+            event = running.next()
+            if event["kind"] == "task.succeeded":
+                ended[event["name"], event["task"]] += 1
+        run = run or event["run"]
+        if rng.random() < 0.5:
+            # Not at its own words, but somewhere between them.
+            assert not has_ended(running.pid, rng.random() * 0.02)
+        running.process.kill()
+        running.process.wait()
+        shown = toka("run", "list", "-o", "json").expect(0).envelope["data"]["runs"]
+        assert [(each["id"], each["state"]) for each in shown] == [(run, "interrupted")]
+        assert toka("agent", "list", "-o", "json").expect(0).envelope["data"]["agents"] == []
+        running = toka.start("run", "resume", run, "-o", "jsonl")
+    view = running.wait().expect(0).lines[-1]["data"]["run"]
+    assert states(view) == dict.fromkeys(names, "succeeded")
+    done = did(toka)
+    for agent in view["agents"]:
+        for task in agent["tasks"]:
+            word = f"{agent['name']}-{task['id']}"
+            assert (toka.work / f"{word}.done").read_text() == f"{word}\n"
+            assert task["state"] == "succeeded"
+            assert 1 <= done[word] <= task["attempts"], "every time that it was done was an attempt that is on record"
+    assert set(ended.values()) <= {1}, "what was said to have succeeded was not done again"
+    assert epoch(toka, run) == KILLS + 1
+    toka("audit", "verify", run).expect(0)
+    toka.nothing_left()
 
 
 @pytest.mark.parametrize("times", [1, 2])

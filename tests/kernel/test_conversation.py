@@ -740,7 +740,7 @@ def test_earlier_tasks_and_agents_that_came_before_are_told(desk):
         talk = await it.open("b")
         return [(one.task, one.state, one.agent, len(one.output)) for one in talk.earlier]
 
-    told = desk(play, finish(), agent=agent_of(prompt_task("a"), prompt_task("b")))
+    told = desk(play, finish(), agent=agent_of(prompt_task("a"), prompt_task("b", depends_on=("a",))))
     assert told == [("a", "succeeded", None, 4000)]
 
 

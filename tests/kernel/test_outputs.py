@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from toka_cli.events import Outcome
 from toka_cli.kernel.outputs import INLINE_BYTES, MAX_LINE_CHARS, MAX_WAITING_BYTES, TAIL_BYTES, AgentLog, Spool
+from toka_cli.llm.redact import Redactor
 
 
 class Written:
@@ -236,3 +237,66 @@ def test_a_spool_that_cannot_even_begin_keeps_the_end(spool, monkeypatch):
     spool.add("stdout", b"x" * 100_000 + b"the end")
     assert spool.finish() is None
     assert spool.cut_off().output.endswith("the end")
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------------------------
+
+SECRET = "sk-0123456789/of+outputs"
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    made = Written(tmp_path / "log.jsonl")
+    made.log.close()
+    made.log = AgentLog(made.path, lambda: 1_700_000_000.0, made.tell, Redactor([SECRET]))
+    yield made
+    made.log.close()
+
+
+@given(cuts=st.lists(st.integers(0, 200), max_size=30))
+def test_a_secret_is_masked_however_the_stream_was_cut(tmp_path_factory, cuts):
+    made = Written(tmp_path_factory.mktemp("log") / "log.jsonl")
+    made.log.close()
+    made.log = AgentLog(made.path, lambda: 1_700_000_000.0, made.tell, Redactor([SECRET]))
+    data = f"a {SECRET} b\nc {SECRET[:-1]}\n{SECRET}{SECRET} sk-0123".encode()
+    output = made.log.begin("t")
+    for start, end in itertools.pairwise([0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]):
+        output.add("stdout", data[start:end])
+    output.end()
+    made.log.close()
+    assert made.lines() == ["a [redacted] b", f"c {SECRET[:-1]}", "[redacted][redacted] sk-0123"]
+
+
+def test_what_is_kept_of_an_attempt_holds_no_secret(guarded, spool):
+    output = guarded.log.begin("t", spool)
+    for _ in range(6000):
+        output.add("stdout", f"x {SECRET}".encode())
+        output.add("stderr", SECRET.encode())
+    output.end()
+    tail = output.cut_off()
+    assert SECRET not in tail.output + tail.stderr
+    assert tail.stderr.endswith("[redacted]")
+    path, problem = output.finish()
+    assert problem is None
+    whole = path.read_bytes()
+    assert SECRET.encode() not in whole
+    assert whole.count(b"[redacted]") == 12_000
+    guarded.log.say("t", f"it said {SECRET}")
+    assert guarded.lines("toka") == ["it said [redacted]"]
+
+
+def test_what_a_cell_says_of_an_attempt_is_masked_too_and_halves_of_a_secret_that_was_cut(guarded):
+    cut = f"a {SECRET[:9]}\n[... 77 bytes left out ...]\n{SECRET[9:]} b"
+    said = Outcome(exit_code=3, output=cut, stderr=f"{SECRET}\n", value={"key": [SECRET]}, evidence=[SECRET, 1], output_bytes=99)
+    clean = guarded.log.begin("t").clean(said)
+    masked = "a [redacted]\n[... 77 bytes left out ...]\n[redacted] b"
+    expected = Outcome(exit_code=3, output=masked, stderr="[redacted]\n", value={"key": ["[redacted]"]}, evidence=["[redacted]", 1], output_bytes=99)
+    assert clean == expected
+
+
+def test_without_secrets_every_byte_is_kept_as_it_came(written, spool):
+    data = bytes(range(256)) * 2000
+    output = written.log.begin("t", spool)
+    output.add("stdout", data)
+    output.end()
+    assert output.finish()[0].read_bytes() == data

@@ -71,6 +71,35 @@ def test_a_diamond_with_one_that_fails_skips_exactly_its_dependants(orchestrate,
     assert run.log.view.state == RunState.FAILED
 
 
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        (["budget: the budget of agent bad is used up"], 7),
+        (["provider_dns: the name is not known"], 6),
+        (["provider_timeout: no answer", "provider_quota: used up"], 6),
+        (["provider_timeout: no answer", "budget: used up"], 1),
+        (["provider_content_filter: no", "exit 1"], 1),
+        (["replay_miss: not recorded"], 8),
+        (["decision_needed: which one?"], 9),
+        (["exit 1"], 1),
+    ],
+)
+def test_a_run_that_failed_for_one_cause_alone_ends_with_its_exit_code(orchestrate, make, backend, reasons, code):
+    def failing_with(reason):
+        async def act(cell):
+            await cell.call("agent.hello", m.Hello(cell.pid, {}))
+            await cell.call("attempt.start", m.StartAttempt("t1", 1))
+            await cell.call("attempt.finish", m.FinishAttempt("t1", 1, False, reason))
+            await cell.call("agent.finish", m.FinishAgent())
+
+        return act
+
+    backend.acts = {f"bad{number}": failing_with(reason) for number, reason in enumerate(reasons)}
+    run = orchestrate(make("good"), *(make(name) for name in backend.acts), make("after", ["bad0"]))
+    assert (run.log.view.state, run.log.view.exit_code) == (RunState.FAILED, code)
+    assert run.agent("bad0").reason == f"task_failed: t1: {reasons[0]}"
+
+
 def test_fail_fast_ends_the_rest(orchestrate, make, backend, acts):
     backend.acts = {"bad": acts["failing"], "busy": hang}
     run = orchestrate(make("busy"), make("bad"), make("later", ["busy"]), fail_fast=True)

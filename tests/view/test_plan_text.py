@@ -123,3 +123,12 @@ def test_long_waves_are_counted_unless_verbose():
 
 def test_nothing_to_run():
     assert render_plan(plan(agent()) | {"agents": [], "waves": [], "critical_path": []})[0] == "Plan: no agents"
+
+
+def test_tokens_of_an_agent_that_asks_no_model_are_no_gap():
+    limits = {"memory_bytes": 512 << 20, "max_tokens": 2000, "max_cost_usd": 0.05}
+    origins = dict.fromkeys(limits, "spec")
+    idle = agent(limits=limits, limit_origins=origins, enforcement={"memory": "cgroup", "tokens": "none", "cost": "none"})
+    asking = agent(limits=limits, limit_origins=origins, enforcement={"memory": "cgroup", "tokens": "kernel", "cost": "kernel"})
+    assert "memory 512 MB (cgroup), tokens 2,000 (no model is asked), cost $0.05 (no model is asked)" in "\n".join(render_plan(plan(idle), width=200))
+    assert "memory 512 MB (cgroup), tokens 2,000 (kernel), cost $0.05 (kernel)" in "\n".join(render_plan(plan(asking), width=200))

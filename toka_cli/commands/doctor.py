@@ -24,6 +24,7 @@ from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.planning import Asked, prepare_loaded
 from toka_cli.commands.running import run_here
 from toka_cli.errors import EXIT_OK, EXIT_REFUSED, Unavailable
+from toka_cli.protocol.control import MAX_SOCKET_PATH_BYTES
 from toka_cli.sandbox import probe
 from toka_cli.settings import ProcessSettings
 from toka_cli.spec.load import load_text
@@ -117,12 +118,18 @@ class _Bait:
 
 def examine(cli: Globals) -> Report:
     """Start a real run with agents that try everything; what came of it. Raises TokaError when no run can begin."""
-    with tempfile.TemporaryDirectory(prefix="toka-doctor-") as folder, _bait(Path(folder)) as bait:
+    with tempfile.TemporaryDirectory(prefix="toka-doctor-", dir=_short_place()) as folder, _bait(Path(folder)) as bait:
         asked = Asked(specs=(), workdir=bait.workdir)
         quiet = replace(cli, state_flag=Path(folder) / "state", quiet=True)
         ready = prepare_loaded(quiet, asked, load_text(_spec(bait), path="doctor").checked(), quiet.output(Format.TEXT))
         view = run_here(quiet, ready, Format.TEXT, quiet=True)
         return _report(view, bait, _fix(ready.settings.process))
+
+
+def _short_place() -> str:
+    """Where temporary folders lie, unless a socket below that would have a longer name than sockets can have: then in /tmp, where everybody's may."""
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(f"{place}/toka-doctor-12345678/outside/socket")) <= MAX_SOCKET_PATH_BYTES else "/tmp"  # noqa: S108
 
 
 def text_of(report: Report) -> list[str]:

@@ -30,6 +30,7 @@ from toka_cli.settings import LlmSettings
 from toka_cli.state.log import EventLog
 
 DEBUG_LOG: Final = "provider.log"
+MAX_NOTES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +157,20 @@ class ModelAccess:
         return self._gateway
 
     def replay_notes(self) -> tuple[str, ...]:
-        """What differed from the recording without being a miss: results of tools, exchanges that nobody asked for."""
-        if self._replay is None:
+        """What was not as recorded, line by line: the first request that the recording does not hold, with what is nearest; else what tools came to, and
+        exchanges that nobody asked for.
+        """
+        replay = self._replay
+        if replay is None:
             return ()
-        unused = [f"{self._replay.unused} exchanges of the recording were not asked for"] if self._replay.unused else []
-        return (*self._replay.notes, *unused)
+        if replay.missed is not None:
+            return tuple([replay.missed.message, *(replay.missed.hint or "").splitlines()])
+        notes = [f"replay: {text}" for text in replay.notes[:MAX_NOTES]]
+        if replay.differences > MAX_NOTES:
+            notes.append(f"replay: {replay.differences - MAX_NOTES} more differences like these")
+        if replay.unused:
+            notes.append(f"replay: not asked for: {replay.unused} of the recorded exchanges")
+        return tuple(notes)
 
     async def close(self, within_s: float = 10.0) -> None:
         """Let what is under way end, then end everything. No process is left."""

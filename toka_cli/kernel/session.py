@@ -139,6 +139,9 @@ class Session:
     @property
     def resting(self) -> bool:
         """True while no progress is expected: something is waited for that is nobody's fault, or all that is under way waits for its next attempt."""
+        if self.log.stalled is not None:
+            # Its calls are not answered before they are durable.
+            return True
         states = {view.state for view in self._views()}
         return self.excused > 0 or (TaskState.RETRYING in states and TaskState.RUNNING not in states)
 

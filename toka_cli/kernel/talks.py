@@ -258,6 +258,8 @@ class Talks:
     def _refused(self, exchange: Exchange, error: TokaError) -> t.Turn:
         message, hint = self.redact(error.message), self.redact(error.hint) if error.hint else None
         self._failed(exchange.caller, error.cause if isinstance(error, ProviderError) else error.code, message)
+        for line in (hint or "").splitlines():
+            self.output.say(exchange.task, line)
         self.on_blocked(error)
         return _no(error.code, message, hint)
 

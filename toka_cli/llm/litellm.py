@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -48,6 +49,8 @@ _OWN_CREDENTIALS: Final = frozenset({
 _CLIENT_OF: Final = {"gemini": "vertex_ai", "vertex_ai_beta": "vertex_ai", "bedrock_converse": "bedrock"}
 # Where a mark in the messages reaches Anthropic's models; OpenAI's format has none, and its servers may refuse it.
 _CACHE_MARKS: Final = frozenset({"anthropic", "bedrock", "bedrock_converse", "vertex_ai", "vertex_ai_beta", "openrouter", "databricks"})
+# What is sent with their keys goes where we say; some others ask the machine for credentials first.
+_WARMED: Final = frozenset({"openai", "anthropic"})
 _OF_THIS_MACHINE: Final = frozenset({"ollama", "ollama_chat"})
 
 litellm.suppress_debug_info = True
@@ -81,6 +84,19 @@ class Models:
         """Close connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def warm(self, model: str) -> None:
+        """Let litellm load what it loads with its first exchange, about 0.6 s of CPU, so that no deadline counts it. Asks nobody and raises nothing."""
+        with suppress(Exception):
+            name = self._resolve(model)
+            nothing = {"messages": [{"role": "user", "content": "-"}], "stream": True, "max_retries": 0, "num_retries": 0}
+            stream = await litellm.acompletion(model=name.full, mock_response="-", **nothing)
+            async for _ in stream:
+                pass
+            if name.provider in _WARMED:
+                self._lend_session(name.provider)
+                # Port 0 of this machine takes no connection.
+                await litellm.acompletion(model=name.full, api_base="http://127.0.0.1:0", api_key=_NO_KEY, shared_session=self._session, **nothing)
 
     async def ask(self, request: ModelRequest, on_delta: Callable[[int], None] | None) -> ModelReply:
         """Make one exchange within `request.timeout_s`. Raises ProviderError; its words hold no secret."""
@@ -117,9 +133,6 @@ class Models:
             task.exception()
 
     async def _exchange(self, request: ModelRequest, name: Name, on_delta: Callable[[int], None] | None, seen: Sighting) -> ModelReply:
-        if self._session is None:
-            self._session = session()
-            litellm.module_level_aclient = AsyncHTTPHandler(shared_session=self._session, timeout=_LITELLM_TIMEOUT_S)
         if problem := self._missing_key(name):
             raise ProviderError("auth", problem[0], hint=problem[1])
         try:
@@ -133,6 +146,9 @@ class Models:
 
     def _lend_session(self, provider: str) -> None:
         """Put clients with our session where litellm looks for one: not every way through it hands `shared_session` on, and it forgets them after an hour."""
+        if self._session is None:
+            self._session = session()
+            litellm.module_level_aclient = AsyncHTTPHandler(shared_session=self._session, timeout=_LITELLM_TIMEOUT_S)
         for params in (None, {"timeout": _LITELLM_TIMEOUT_S}):
             get_async_httpx_client(llm_provider=_CLIENT_OF.get(provider, provider), params=params, shared_session=self._session)
 

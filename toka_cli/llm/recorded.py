@@ -141,7 +141,8 @@ class Recorder:
 class Replay:
     """A recording in place of a provider. `places` as for the recorder, with the paths of this run.
 
-    `differences` counts results of tools and fenced data that were not as recorded, `notes` describes the first of them. For one event loop.
+    `differences` counts results of tools and fenced data that were not as recorded, `notes` describes the first of them; `missed` is the first request that
+    was not recorded. For one event loop.
     """
 
     def __init__(self, recording: r.Recording, *, places: Mapping[str, str] | None = None) -> None:
@@ -151,6 +152,7 @@ class Replay:
         self._noted: set[tuple[r.Lane, str, str]] = set()
         self.differences = 0
         self.notes: list[str] = []
+        self.missed: ReplayMiss | None = None
 
     @classmethod
     def open(cls, path: Path, *, places: Mapping[str, str] | None = None) -> Self:
@@ -181,11 +183,11 @@ class Replay:
             request, messages=tuple(self._places.hide(message) for message in request.messages), tools=tuple(self._places.hide(tool) for tool in request.tools)
         )
         found = self._choose(key)
-        if found is None:
-            raise miss(self._recording, caller, asked, None)
-        difference = compare(found, asked, _as_masked)
-        if difference is not None:
-            raise miss(self._recording, caller, asked, difference)
+        difference = compare(found, asked, _as_masked) if found is not None else None
+        if found is None or difference is not None:
+            error = miss(self._recording, caller, asked, difference)
+            self.missed = self.missed or error
+            raise error
         self._asked[key] = self._asked.get(key, 0) + 1
         for place, note in notes_on_data(found, asked, _as_masked):
             if (key[0], place, note) not in self._noted:

@@ -157,6 +157,7 @@ class _Server(asyncio.Protocol):
         self._cutter = wire.Cutter()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._transport: asyncio.Transport | None = None
+        self._warming: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -185,7 +186,11 @@ class _Server(asyncio.Protocol):
                 running.cancel()
         elif isinstance(message, wire.Describe):
             try:
-                self._send(wire.Described(message.id, self._models.describe(message.model)))
+                info = self._models.describe(message.model)
+                self._send(wire.Described(message.id, info))
+                if info.problem is None and self._warming is None:
+                    # It will be asked soon: until then there is time.
+                    self._warming = asyncio.get_running_loop().create_task(self._models.warm(info.model))
             except ProviderError as error:
                 self._send(wire.Failed(message.id, error.cause, error.message, hint=error.hint))
 
@@ -193,6 +198,8 @@ class _Server(asyncio.Protocol):
         def tell(characters: int) -> None:
             self._send(wire.Delta(ask.id, characters))
 
+        if self._warming is not None:
+            await asyncio.wait({self._warming})
         try:
             reply = await self._models.ask(ask.request, tell if ask.deltas else None)
             answer: wire.FromProvider = wire.Replied(ask.id, reply, rss_bytes())

@@ -195,8 +195,9 @@ class AgentRun:
     async def _rest(self, limit_s: float) -> bool:
         """Wait so many seconds; False if a stop came."""
         self._wake.clear()
-        with anyio.move_on_after(limit_s):
-            await self._wake.wait()
+        if self.wanted is None:
+            with anyio.move_on_after(limit_s):
+                await self._wake.wait()
         return self.wanted is None
 
     def _watch_over(self, cell: Cell, line: Line) -> CellWatch:

@@ -86,7 +86,8 @@ class CellWatch:
             await asyncio.shield(self.cell.ended)
             if reason is None and not exited and not self.line.finished.is_set() and self.wanted() is None:
                 reason = "protocol: closed its door and went on"
-        await self.cell.settle()
+        if self.wanted() is None:
+            await self.cell.settle()
         if self.cell.breached.done() and self.wanted() is None:
             # The kernel acted between two looks, and what it did looked like a failure of the task.
             return self.cell.breached.result()

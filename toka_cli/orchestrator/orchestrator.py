@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -37,10 +37,10 @@ CAUSES: Final = {
     "replay_miss": EXIT_REPLAY,
     "decision_needed": EXIT_DECISION,
     "sandbox": EXIT_REFUSED,
-    "provider_auth": EXIT_UNAVAILABLE,
-    "provider_quota": EXIT_UNAVAILABLE,
-    "provider_unknown_model": EXIT_UNAVAILABLE,
-}
+    **{f"provider_{cause}": EXIT_UNAVAILABLE for cause in (
+        "auth", "quota", "unknown_model", "rate_limit", "overloaded", "timeout", "refused", "dns", "reset", "tls", "crashed",
+    )},
+}  # fmt: skip
 """Why an agent can fail, by the stable word of its reason, and the exit code of a run that failed for that alone."""
 
 # So long, in seconds, is a disk without room waited for when the end is wanted, or wanted at once.
@@ -114,7 +114,8 @@ class Orchestrator:
     async def _either(self, writing: asyncio.Future[None], limit_s: float | None) -> None:
         """Wait until it is written, or somebody asks for the end, or the time is over."""
         asked = asyncio.ensure_future(self._asked.wait())
-        await asyncio.wait({writing, asked}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        waits: list[asyncio.Future[Any]] = [writing, asked]
+        await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
 
     def stop_run(
@@ -255,7 +256,8 @@ class Orchestrator:
     def _end(self) -> None:
         """The run's final state, from its agents'."""
         bad = [agent for agent in self.log.view.agents if agent.state != AgentState.SUCCEEDED]
-        failed = [agent.name for agent in bad if agent.state == AgentState.FAILED]
+        causes = {agent.name: _cause(agent.reason or "") for agent in bad if agent.state == AgentState.FAILED}
+        failed, codes = list(causes), {CAUSES.get(cause, EXIT_RUN_FAILED) for cause in causes.values()}
         stopped = [agent.name for agent in bad if agent.state == AgentState.STOPPED]
         if not bad:
             self.log.append(e.RunSucceeded())
@@ -264,10 +266,16 @@ class Orchestrator:
         elif self.stop_reason is not None and not self.stop_reason.startswith("fail_fast"):
             self.log.append(e.RunStopped(self.stop_reason, self.exit_code))
         elif failed or not stopped:
-            self.log.append(e.RunFailed(f"agents_failed: {_listed(failed)}", EXIT_RUN_FAILED))
+            self.log.append(e.RunFailed(f"agents_failed: {_listed(failed)}", codes.pop() if len(codes) == 1 else EXIT_RUN_FAILED))
         else:
             # Nothing failed: what is missing was stopped by somebody, one agent at a time, or needed one of those.
             self.log.append(e.RunStopped(f"agents_stopped: {_listed(stopped)}", EXIT_RUN_FAILED))
+
+
+def _cause(reason: str) -> str:
+    """The stable word of an agent's reason; of a task that failed, that of the task's."""
+    word, _, rest = reason.partition(": ")
+    return rest.partition(": ")[2].partition(":")[0] if word == "task_failed" else word
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ In: what the backend, the log and the agents' logs know. Out: `slots`, `held`, a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from toka_cli.orchestrator.backend import AgentBackend
 from toka_cli.state.log import EventLog
 
 LOOK_S: Final = 1.0
+# Who found no room on the disk tries again about as often as is looked: so many looks without a word mean that there is some.
+FULL_LOOKS: Final = 3
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Room:
     running: Callable[[], int]
     on_room: Callable[[], None]
     held: str | None = None
-    _full: str | None = None
+    _full: tuple[str, float] | None = None
     _said: set[str] = field(default_factory=set)
 
     def crowded(self, why: str) -> None:
@@ -57,15 +60,16 @@ class Room:
                 self.log.append(e.RunWarned(sentence, code))
 
     def disk_full(self, why: str) -> None:
-        """Something could not be written: nothing new starts until the next look finds that it can."""
-        self._full = why
+        """Something could not be written: nothing new starts until this was not said for a while."""
+        self._full = why, time.monotonic() + FULL_LOOKS * LOOK_S
         self._hold(why)
 
     def look(self, waiting: bool, logs: Iterable[AgentLog]) -> None:
         """See whether anything new may start. `waiting`: somebody would; `logs` are those of live agents, which are written again if they can be."""
         stalled = [log.stalled for log in logs if not log.retry()]
-        full, self._full = self._full, None
-        why = self.log.stalled or (f"outputs cannot be written: {stalled[0]}" if stalled else full)
+        if self._full is not None and time.monotonic() > self._full[1]:
+            self._full = None
+        why = self.log.stalled or (f"outputs cannot be written: {stalled[0]}" if stalled else self._full[0] if self._full is not None else None)
         # While nothing runs nothing will give its memory back: then one is better than none.
         if why is None and self.degrade and waiting and self.running():
             why = self.backend.shortage(self.places)

@@ -39,7 +39,8 @@ class Places:
     `system` may be run and read by every agent, `settings` read, `devices` read and written; `shared` is read by agents that have no names of users and no
     /proc of their own. `python` is the interpreter that toka itself runs in. `own` is
     what toka's own code lies in: never writable. `scripts` are toolchains outside the system, `cargo` those of Rust, `crates` its registry (never a
-    credential). `named` are the paths that grants name, by the name relative to the workdir. `sockets` are resolved by the name in the grant. `home` is the user's, for a warning only: nothing of it is opened.
+    credential). `named` are the paths that grants name, by the name relative to the workdir. `sockets` are resolved by the name in the grant.
+    `home` is the user's, for a warning only: nothing of it is opened.
     """
 
     workdir: str

@@ -68,6 +68,7 @@ class DiskWatch:
         self._workspaces: dict[int, str] = {}
         self._privates: set[str] = set()
         self._task: asyncio.Task[None] | None = None
+        self._walks: dict[str, asyncio.Task[Measure]] = {}
         self._news = asyncio.Event()
         self._closed = False
 
@@ -76,7 +77,13 @@ class DiskWatch:
         self._privates.add(_private(request))
         if request.limits.disk_bytes is None or request.agent_id in self._accounts:
             return None
-        return await asyncio.to_thread(measure, _workspace(request), frozenset(self._privates), lambda: self._closed)
+        workspace = _workspace(request)
+        if workspace not in self._walks:
+            # Agents that start together have one baseline.
+            walk = asyncio.to_thread(measure, workspace, frozenset(self._privates), lambda: self._closed)
+            self._walks[workspace] = asyncio.get_running_loop().create_task(walk)
+            self._walks[workspace].add_done_callback(lambda _: self._walks.pop(workspace))
+        return await asyncio.shield(self._walks[workspace])
 
     def watch(self, cell: Watched, request: SpawnRequest, before: Measure | None) -> dict[str, str]:
         """Watch a cell from now on; by which mechanism its limit (`disk`) is held, nothing if it has none."""
@@ -114,27 +121,30 @@ class DiskWatch:
     async def close(self) -> None:
         """Watch nothing any more."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in [*self._walks.values(), *([self._task] if self._task is not None else [])]:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
 
     async def _run(self) -> None:
         while True:
-            live = [account for account in self._accounts.values() if any(shim in self._workspaces for shim in account.cells)]
-            if not live:
+            if not self._live():
                 self._news.clear()
                 await self._news.wait()
             await asyncio.sleep(LOOK_S)
             began = time.monotonic()
-            await self._look(live)
+            await self._look(self._live())
             await asyncio.sleep((time.monotonic() - began) * REST_FACTOR)
+
+    def _live(self) -> list[_Account]:
+        return [account for account in self._accounts.values() if any(shim in self._workspaces for shim in account.cells)]
 
     async def _look(self, accounts: Sequence[_Account]) -> None:
         """Measure beside the loop, then judge."""
-        cells = [cell for account in accounts for cell in account.cells.values()]
+        # Of a cell that is gone its shim has said what it had written, and its pid may be somebody else's.
+        cells = [cell for account in accounts for shim, cell in account.cells.items() if shim in self._workspaces]
         folders = {account.workspace for account in accounts} | {account.private for account in accounts}
-        found = await asyncio.to_thread(self._measure, folders, cells)
+        found = await asyncio.to_thread(self._measure, folders, frozenset(self._privates), cells)
         for account in accounts:
             private = found.folders[account.private].taken_bytes
             for shim, cell in account.cells.items():
@@ -158,9 +168,9 @@ class DiskWatch:
         account.cells.pop(cell.shim_pid, None)
         account.written_before += account.written.pop(cell.shim_pid, 0)
 
-    def _measure(self, folders: set[str], cells: Iterable[Watched]) -> _Found:
+    def _measure(self, folders: set[str], privates: frozenset[str], cells: Iterable[Watched]) -> _Found:
         """What these folders hold, and what these cells' trees have written and hold beside them. In a thread of its own."""
-        found = _Found({folder: measure(folder, frozenset(self._privates - {folder}), lambda: self._closed) for folder in folders}, {}, {})
+        found = _Found({folder: measure(folder, privates, lambda: self._closed) for folder in folders}, {}, {})
         devices = {device for folder in folders if (device := _device(folder)) is not None}
         for cell in cells:
             tree = [cell.shim_pid, *descendants(cell.shim_pid)]

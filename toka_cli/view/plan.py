@@ -144,7 +144,8 @@ def _limits(agent: Mapping[str, Any], verbose: int) -> str:
         if value is None or not (verbose or field in _ALWAYS or origins.get(field) == "spec"):
             continue
         held = enforcement.get(key, "none")
-        held = "not held" if held == "none" else held
+        if held == "none":
+            held = "no model is asked" if key in {"tokens", "cost"} else "not held"
         origin = f", from {origins[field]}" if verbose and field in origins else ""
         parts.append(f"{label} {_amount(field, value)} ({held}{origin})")
     return ", ".join(parts) or "none"
