@@ -263,7 +263,7 @@ class AgentRuntime:
             await anyio.sleep(SAMPLE_S)
             for run in list(self._orchestrator.runs.values()):
                 if run.cell is not None:
-                    self._log.sample(run.agent_id, *run.cell.usage())
+                    self._log.sample(run.agent_id, *run.cell.usage(), run.worked_s)
                     await anyio.lowlevel.checkpoint()
 
     def _on_signal(self, signum: int) -> None:

@@ -158,7 +158,8 @@ def test_a_damaged_run_does_not_hide_the_others(toka: Any) -> None:
 def test_tampering_with_the_trail_is_found(toka: Any) -> None:
     import sqlite3
 
-    run = toka.run(toka.spec("fine", [{"id": "t", "description": "T", "tool": "list_dir"}]), code=1)["id"]
+    nothing = {"capabilities_required": []}
+    run = toka.run(toka.spec("fine", [{"id": "t", "description": "T", "tool": "list_dir"}], security=nothing), code=1)["id"]
     head = toka("run", "show", run, "-o", "json").envelope["data"]["run"]["audit_head"]
     assert toka("audit", "verify", run, "--head", head).expect(0)
     assert toka("audit", "show", run, "--denied").expect(0)

@@ -3,12 +3,11 @@ more requests than documented. Each agent of a run meets a fault of its own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from tests.conftest import Toka
-from tests.journeys.asking import KEY, by_name, connect, events, finish, lanes, of_lane, orchestrate, prompt, rows
-from tests.llm.server import ModelServer, Reply, call, calls, error, overloaded, rate_limited, text, too_long, unauthorized
+from tests.journeys.asking import by_name, connect, events, finish, lanes, of_lane, orchestrate, prompt
+from tests.llm.server import ModelServer, Reply, error, overloaded, rate_limited, too_long
 
 TIMEOUT_S = 3.0
 FAILURES = 3

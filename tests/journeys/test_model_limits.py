@@ -140,7 +140,7 @@ def test_never_more_requests_a_minute_than_allowed_and_fair(toka: Toka, model_se
     assert len(times) == 120
     assert model_server.most_within(60.0) == 60
     # The minute was used to the full, and the rest began when it was over.
-    assert 60.0 <= times[60] - times[0]
+    assert times[60] - times[0] >= 60.0
     # As long as there is room everybody goes at once, early agents more often. From then on those who had least come first: 5 each, within 20 %.
     served = [sum(f"You are {name}." in seen.words for seen in model_server.requests[:100]) for name in agents]
     assert sum(served) == 100

@@ -146,8 +146,8 @@ def test_secrets_reach_neither_the_model_nor_anything_that_is_written_down(toka:
     done = running.wait().expect(0)
     run = toka.folders()[0].run_id
     screens = [done.out, done.err]
-    for words in (["run", "show", run], ["run", "events", run], ["agent", "logs", f"{run}-1"], ["agent", "logs", f"{run}-2"], ["run", "show", run, "-o", "json"]):
-        screens.append("".join(vars(toka(*words).expect(0))[part] for part in ("out", "err")))
+    commands = [["run", "show", run], ["run", "events", run], ["agent", "logs", f"{run}-1"], ["agent", "logs", f"{run}-2"], ["run", "show", run, "-o", "json"]]
+    screens.extend(done.out + done.err for done in (toka(*words).expect(0) for words in commands))
     screens.append(toka("agent", "show", f"{run}-1", "--prompt").expect(0).out)
     written = every_file(toka.state)
     assert len(written) > 6

@@ -116,7 +116,7 @@ def run_options(cli: Globals, ready: Ready) -> RunOptions:
     return RunOptions(
         state_dir=state,
         start_method=start_method(ready.settings),
-        patience=Patience(process.spawn_timeout_s, ready.settings.monitoring.heartbeat_timeout_s),
+        patience=Patience(process.spawn_timeout_s, ready.settings.monitoring.heartbeat_timeout_s, ready.settings.monitoring.progress_timeout_s),
         grace_s=process.shutdown_grace_period_s,
         cgroups=process.limits_by == "auto",
         restart_enabled=ready.settings.recovery.enable_auto_restart,

@@ -164,7 +164,7 @@ class ModelAccess:
         if replay is None:
             return ()
         if replay.missed is not None:
-            return tuple([replay.missed.message, *(replay.missed.hint or "").splitlines()])
+            return (replay.missed.message, *(replay.missed.hint or "").splitlines())
         notes = [f"replay: {text}" for text in replay.notes[:MAX_NOTES]]
         if replay.differences > MAX_NOTES:
             notes.append(f"replay: {replay.differences - MAX_NOTES} more differences like these")
