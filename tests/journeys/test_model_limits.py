@@ -133,7 +133,7 @@ def test_never_more_requests_a_minute_than_allowed_and_fair(toka: Toka, model_se
     for name in agents:
         prompt(toka, name, f"You are {name}.")
     model_server.play(lambda seen: finish() if seen.turn == 6 else calls(call("report_progress", detail=str(seen.turn))))
-    running = toka.start("orchestrate", toka.root / "specs", "-o", "json")
+    running = toka.start("orchestrate", toka.root / "specs", "--max-agents", "20", "-o", "json")
     out, err = running.process.communicate(timeout=150)
     assert running.process.returncode == 0, err.decode()
     times = sorted(seen.at_s for seen in model_server.requests)

@@ -68,7 +68,7 @@ def test_a_tool_needs_its_grant(toka: Any) -> None:
     granted = one(toka, call, security={"capabilities_required": ["filesystem-read"]})
     assert "hello" in first(granted)["output"]
     assert granted["tool_calls"] == 1
-    denied = one(toka, call, code=1)
+    denied = one(toka, call, code=1, security={"capabilities_required": []})
     assert first(denied)["reason"].startswith("capability_denied: filesystem-read")
     assert denied["denied"] == 1
     rows = toka("audit", "show", denied["run_id"], "--denied", "-o", "json").expect(0).envelope["data"]["rows"]
@@ -228,7 +228,7 @@ def test_prompts_without_a_model_are_refused_before_anything_starts(toka: Any) -
 
 
 @pytest.mark.parametrize(
-    "what", [{"agent": "reviewer", "input": "x"}, {"tool": "cortex_search", "args": {}}], ids=["agent", "mcp"]
+    "what", [{"agent": "reviewer", "input": "x"}, {"tool": "cortex_elsewhere", "args": {}}], ids=["agent", "mcp"]
 )
 def test_what_this_version_cannot_do_is_refused_before_anything_starts(toka: Any, what: dict[str, Any]) -> None:
     spec = toka.spec("asks", [task(what)], mcp_servers={"cortex": {"command": "cortex"}})
@@ -239,14 +239,14 @@ def test_what_this_version_cannot_do_is_refused_before_anything_starts(toka: Any
 
 
 def test_a_crash_is_restarted_when_the_spec_says_so(toka: Any) -> None:
-    """The cell kills itself once: with a restart it goes on at the task that may be run again."""
+    """A command kills its cell once, which it can only without walls: with a restart it goes on at the task that may be run again."""
     kill = "test -e once && exit 0; touch once; kill -9 $PPID; sleep 1000"
     spec = toka.spec(
         "phoenix", [task({"run": kill}, on_interrupted="rerun")], restart={"policy": "on-failure", "max_attempts": 2, "delay": "10ms"}
     )
-    agent = toka.run(spec)["agents"][0]
+    agent = toka.run(spec, "--no-sandbox")["agents"][0]
     assert (agent["state"], agent["restarts"]) == ("succeeded", 1)
     Path(toka.work / "once").unlink()
-    doubtful = toka.run(toka.spec("phoenix", [task({"run": kill})], restart={"policy": "on-failure", "delay": "10ms"}), code=1)["agents"][0]
+    doubtful = toka.run(toka.spec("phoenix", [task({"run": kill})], restart={"policy": "on-failure", "delay": "10ms"}), "--no-sandbox", code=1)["agents"][0]
     assert "interrupted: may or may not have taken effect" in first(doubtful)["reason"]
     toka.nothing_left()

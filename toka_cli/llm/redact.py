@@ -28,7 +28,8 @@ _FEW: Final = 400
 _CUT: Final = re.compile(r"\n\[\.\.\. \d+ (?:bytes|characters) left out \.\.\.\]\n")
 """Where toka left out the middle of a text, it may have cut a secret in two."""
 _MEMO_CHARS: Final = 4 * 1024 * 1024
-_MEMO_FROM: Final = 256
+_MEMO_ENTRY: Final = 200
+"""What a text in the memo takes beside its characters: there are many short ones, and each request repeats all of those before it."""
 
 
 class Redactor:
@@ -77,8 +78,7 @@ class Redactor:
         known = self._memo.get(text)
         if known is None:
             known = self.text(strip_controls(text))
-            if len(text) >= _MEMO_FROM:
-                self._remember(text, known)
+            self._remember(text, known)
         return known
 
     def value(self, value: Any) -> Any:
@@ -102,11 +102,11 @@ class Redactor:
 
     def _remember(self, text: str, masked: str) -> None:
         self._memo[text] = masked
-        self._memo_chars += len(text)
+        self._memo_chars += len(text) + _MEMO_ENTRY
         while self._memo_chars > _MEMO_CHARS:
             oldest = next(iter(self._memo))
             del self._memo[oldest]
-            self._memo_chars -= len(oldest)
+            self._memo_chars -= len(oldest) + _MEMO_ENTRY
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where secrets stand, in order; places that overlap are one."""
