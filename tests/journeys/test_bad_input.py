@@ -77,7 +77,8 @@ def test_a_path_that_is_not_there(toka: Any, command: tuple[str, ...]) -> None:
 
 def test_unknown_keys_warn_and_with_strict_refuse(toka: Any) -> None:
     path = toka.root / "typo.yaml"
-    path.write_text(GOOD.replace("NAME", "typo") + "objektives: []\nsecurity: {resource_limits: {max_memroy: 1GB}}\n")
+    security = "security: {capabilities_required: [filesystem-write], resource_limits: {max_memroy: 1GB}}\n"
+    path.write_text(GOOD.replace("NAME", "typo") + "objektives: []\n" + security)
     done = toka("orchestrate", path).expect(0)
     assert "max_memory" in done.err, "did you mean"
     (toka.work / "ran").unlink()

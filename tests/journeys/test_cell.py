@@ -15,6 +15,11 @@ SECRETS = {"OPENAI_API_KEY": "sk-planted-1", "AWS_SECRET_ACCESS_KEY": "planted-2
 
 LOOK = r"""
 import json, os, resource
+def of_parent():
+    try:
+        return open(f"/proc/{os.getppid()}/environ").read()
+    except OSError as error:
+        return f"refused: {error.strerror}"
 stat = open("/proc/self/stat").read().rpartition(")")[2].split()
 print(json.dumps({
     "environ": dict(os.environ),
@@ -22,7 +27,7 @@ print(json.dumps({
     "pid": os.getpid(), "ppid": os.getppid(), "pgid": os.getpgid(0), "sid": os.getsid(0), "tty": int(stat[4]),
     "limits": {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in ("CORE", "NOFILE", "FSIZE", "DATA", "CPU", "AS", "NPROC")},
     "status": open("/proc/self/status").read(), "umask": os.umask(0o22), "cwd": os.getcwd(),
-    "parent_environ": open(f"/proc/{os.getppid()}/environ").read(),
+    "parent_environ": of_parent(),
 }))
 """
 
@@ -52,6 +57,7 @@ def test_a_cell_knows_who_it_is_and_holds_no_key(toka: Any, start_method: str) -
     assert {name: environment.get(name) for name in expected} == expected
     assert not set(environment) & {*SECRETS, "FORBIDDEN", "TOKA_STATE_DIR", "PYTHONPATH"}
     assert Path(environment["HOME"]) != toka.root / "home"
+    assert found["parent_environ"].startswith("refused: ") or found["agent"]["isolation"]["level"] == "process"
     for secret in SECRETS.values():
         assert secret not in json.dumps(environment) + found["parent_environ"]
         assert secret not in found["done"].out + found["done"].err

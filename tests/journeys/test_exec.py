@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from toka_cli.sandbox import probe
+
 RESULT = {
     "ok", "exit_code", "signal", "reason", "output", "stderr", "duration_s", "peak_memory_bytes", "cpu_time_s", "isolation", "artifacts",
 }  # fmt: skip
@@ -36,7 +38,7 @@ def test_every_target_has_the_same_result(toka: Any) -> None:
         assert result["duration_s"] > 0
         assert result["cpu_time_s"] > 0
         assert result["peak_memory_bytes"] > 1 << 20
-        assert result["isolation"]["level"] == "process"
+        assert result["isolation"]["level"] == probe.walls().level
     tool = execute(toka, "--tool", "read_file", "path=f.txt", "--grant", "filesystem-read")
     assert tool["ok"]
     assert "42" in tool["output"]

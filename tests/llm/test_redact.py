@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from toka_cli.llm.redact import MARK, SHORTEST, Redactor
+from toka_cli.llm.redact import _MEMO_ENTRY, MARK, SHORTEST, Redactor
 from toka_cli.llm.untrusted import cap, changed_within, fence, is_fenced, strip_controls, unfenced
 
 KEY = "sk-ant-api03/Ab+9_x=Zq\"'%$ü7"
@@ -180,7 +180,11 @@ def test_the_memory_of_texts_is_bounded():
     for number in range(100):
         redactor.clean(f"{number}" + "x" * 200_000)
     assert redactor._memo_chars <= 4 * 1024 * 1024
-    assert sum(map(len, redactor._memo)) == redactor._memo_chars
+    assert sum(len(text) + _MEMO_ENTRY for text in redactor._memo) == redactor._memo_chars
+    for number in range(30_000):
+        redactor.clean(f"short {number}")
+    assert redactor._memo_chars <= 4 * 1024 * 1024
+    assert len(redactor._memo) <= 4 * 1024 * 1024 / _MEMO_ENTRY
 
 
 # --- control characters, sizes, fences -----------------------------------------------------------------------------------------------
