@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -196,6 +197,8 @@ def test_two_hundred_stops_against_two_hundred_natural_ends(toka: Toka) -> None:
         toka.spec(name, [{"id": "t", "description": "T", "run": rng.choice(["true", "sleep 0.01", "sleep 0.05"])}])
     moments = {name: rng.choice(MOMENTS) for name in names}
     running = toka.start("orchestrate", toka.root / "specs", "--max-agents", "8", "-o", "jsonl")
+    # Nobody reads while an answer is waited for, and an owner whose output nobody reads stands still.
+    fcntl.fcntl(running.process.stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
     run, finals, answers = "", Counter[str](), {}
     while "schema" not in (event := running.next()):
         run = event["run"]
