@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import signal
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -197,16 +197,18 @@ def test_two_hundred_stops_against_two_hundred_natural_ends(toka: Toka) -> None:
         toka.spec(name, [{"id": "t", "description": "T", "run": rng.choice(["true", "sleep 0.01", "sleep 0.05"])}])
     moments = {name: rng.choice(MOMENTS) for name in names}
     running = toka.start("orchestrate", toka.root / "specs", "--max-agents", "8", "-o", "jsonl")
-    # Nobody reads while an answer is waited for, and an owner whose output nobody reads stands still.
-    fcntl.fcntl(running.process.stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
-    run, finals, answers = "", Counter[str](), {}
-    while "schema" not in (event := running.next()):
-        run = event["run"]
-        name, kind = event.get("name"), event["kind"]
-        if kind in FINAL:
-            finals[name] += 1
-        if moments.get(name) == kind:
-            answers[name] = command(toka.folder(run), "agent.stop", StopAgents((event["agent"],), "user", None, rng.random() < 0.2))
+    run, finals, asked = "", Counter[str](), {}
+    # An owner whose output nobody reads stands still: answers are waited for beside the reading.
+    with ThreadPoolExecutor(8) as pool:
+        while "schema" not in (event := running.next()):
+            run = event["run"]
+            name, kind = event.get("name"), event["kind"]
+            if kind in FINAL:
+                finals[name] += 1
+            if moments.get(name) == kind:
+                order = StopAgents((event["agent"],), "user", None, rng.random() < 0.2)
+                asked[name] = pool.submit(command, toka.folder(run), "agent.stop", order)
+    answers = {name: answer.result() for name, answer in asked.items()}
     done = running.wait()
     agents = {agent["name"]: agent for agent in event["data"]["run"]["agents"]}
     assert finals == Counter(names), "exactly one final state each"
