@@ -102,6 +102,13 @@ class Running:
                 return event
         raise AssertionError(f"the output ended without {kind} of {name}; stderr: {self.wait().err}")
 
+    def events_of(self, *wanted: tuple[str, str]) -> None:
+        """Read JSON lines until each (kind, agent's name) has been seen, in whatever order."""
+        missing = {*wanted} - {(event.get("kind"), event.get("name")) for event in self.events}
+        while missing:
+            event = self.next()
+            missing.discard((event.get("kind"), event.get("name")))
+
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 

@@ -149,6 +149,7 @@ def test_killed_between_two_tasks(toka: Toka) -> None:
     toka("agent", "pause", "one").expect(0)
     gate.give()
     running.event("task.succeeded", task="second")
+    running.events_of(("agent.succeeded", "other"))
     run = killed(toka, running)
     assert states(resume(toka, run)) == ALL_DONE
     assert did(toka) == {"first": 1, "second": 1, "third": 1, "next": 1, "other": 1}
@@ -157,7 +158,7 @@ def test_killed_between_two_tasks(toka: Toka) -> None:
 def test_killed_while_a_task_waits_for_its_next_attempt(toka: Toka) -> None:
     specs(toka, "test -e again && exit 0; touch again; exit 1", retries={"max": 2, "delay": "10m"})
     running = start(toka)
-    running.event("task.retrying", name="one")
+    running.events_of(("task.retrying", "one"), ("agent.succeeded", "other"))
     run = killed(toka, running)
     assert states(resume(toka, run)) == ALL_DONE
     assert did(toka)["second"] == 2
