@@ -49,6 +49,7 @@ from toka_cli.view.renderer import Renderer
 
 TICK_S: Final = 0.25
 SAMPLE_S: Final = 1.0
+SUSPEND_DRAIN_S: Final = 0.2
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -98,7 +99,12 @@ class AgentRuntime:
     def execute(self) -> RunView:
         """Run to the end; the final view. Raises TokaError when the run could not begin."""
         add_described(self._plan.options.get(PLUGIN_TOOLS, ()))
-        return anyio.run(self._execute, backend="asyncio")
+        try:
+            return anyio.run(self._execute, backend="asyncio")
+        finally:
+            # The run is over and its lock is free: a slow reader holds nothing any more but this process.
+            self._orchestrator = None
+            self._guard(lambda renderer: renderer.drain(None))
 
     async def _execute(self) -> RunView:
         for signum in SIGNALS:
@@ -283,6 +289,8 @@ class AgentRuntime:
         frozen = self._orchestrator.suspend()
         self._log.flush()
         self._guard(lambda renderer: renderer.close())
+        # A reader further down the pipe is stopped by the same Ctrl-Z: it is not waited for.
+        self._guard(lambda renderer: renderer.drain(SUSPEND_DRAIN_S))
         os.kill(os.getpid(), signal.SIGSTOP)
         # Here after SIGCONT.
         self._orchestrator.unsuspend(frozen)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from toka_cli.commands.context import Format, Globals
 from toka_cli.commands.planning import Ready, start_method
@@ -20,6 +21,7 @@ from toka_cli.state.snapshot import RunView
 from toka_cli.view.choice import choose_renderer
 from toka_cli.view.jsonl import JsonLinesRenderer
 from toka_cli.view.junit import junit_xml
+from toka_cli.view.queued import queued
 from toka_cli.view.renderer import Renderer
 from toka_cli.view.summary import markdown_summary
 
@@ -61,10 +63,13 @@ class Silent:
     def close(self) -> None:
         """Nothing."""
 
+    def drain(self, timeout_s: float | None) -> None:
+        """Nothing."""
+
 
 def run_here(cli: Globals, ready: Ready, form: Format, *, watch: bool | None = None, reports: Reports | None = None, quiet: bool = False) -> RunView:
     """Run to the end in this process and show it on the way; the final view."""
-    renderer = Silent() if quiet else pick_renderer(cli, form, watch)
+    renderer = Silent() if quiet else pick_renderer(cli, form, watch, through=queued)
     view = AgentRuntime(ready.plan, ready.spec_text, run_options(cli, ready), renderer).execute()
     if reports is not None:
         reports.write(view)
@@ -101,7 +106,7 @@ def resume_here(cli: Globals, folder: RunFolder, ready: Ready, form: Format, *, 
     options = run_options(cli, ready)
     models = replace(options.models, resumed=True) if options.models is not None else None
     options = replace(options, resume=folder, in_doubt=in_doubt, models=models)
-    return AgentRuntime(ready.plan, ready.spec_text, options, pick_renderer(cli, form, None)).execute()
+    return AgentRuntime(ready.plan, ready.spec_text, options, pick_renderer(cli, form, None, through=queued)).execute()
 
 
 def run_options(cli: Globals, ready: Ready) -> RunOptions:
@@ -130,11 +135,13 @@ def run_options(cli: Globals, ready: Ready) -> RunOptions:
     )
 
 
-def pick_renderer(cli: Globals, form: Format, watch: bool | None, *, focus: str | None = None) -> Renderer:
-    """JSON lines on stdout if asked for; a live table if stderr can show one; plain lines else; nothing with -q."""
+def pick_renderer(
+    cli: Globals, form: Format, watch: bool | None, *, focus: str | None = None, through: Callable[[TextIO], TextIO] = lambda stream: stream
+) -> Renderer:
+    """JSON lines on stdout if asked for; a live table if stderr can show one; plain lines else; nothing with -q. `through` says how to write to the stream."""
     if form is Format.JSONL:
-        return JsonLinesRenderer(sys.stdout)
+        return JsonLinesRenderer(through(sys.stdout))
     if cli.quiet:
         return Silent()
     out = cli.output()
-    return choose_renderer(out.stderr, out.err, watch=watch, focus=focus)
+    return choose_renderer(through(out.stderr), out.err, watch=watch, focus=focus)

@@ -27,6 +27,8 @@ from toka_cli.state.owner import is_held
 from toka_cli.state.snapshot import AgentView, RunSummary, RunView
 
 OWNER_GONE: Final = glance.OWNER_GONE
+MAKING_S: Final = 0.01
+"""Between two looks at a folder whose state file was not there, in seconds; a guess: making one is a few file operations."""
 _SHOWN: Final = 8
 
 
@@ -216,13 +218,20 @@ def _look(folder: RunFolder) -> Seen | None:
     known = summary.read(folder)
     if known is not None and known.run.state in RUN_FINAL and glance.is_database(folder.database):
         return Seen(folder, known, live=False, view=None)
-    try:
-        view, live = _load(folder, tasks=True)
-    except StateUnavailable as error:
-        # Between the folder and its first transaction there is no state to see: either somebody holds the lock, or not even that is there.
-        if error.code in {"state_missing", "state_damaged"} and (is_held(folder) or not (folder.lock.exists() or folder.database.exists())):
-            return None
-        raise
+    for last in (False, True):
+        try:
+            view, live = _load(folder, tasks=True)
+            break
+        except StateUnavailable as error:
+            if error.code not in {"state_missing", "state_damaged"}:
+                raise
+            # Between the folder and its first transaction there is no state to see: either somebody holds the lock, or not even that is there.
+            if is_held(folder) or not (folder.lock.exists() or folder.database.exists()):
+                return None
+            if last:
+                raise
+            # It was made while we looked, or its lock was and is about to be taken.
+            time.sleep(MAKING_S)
     return Seen(folder, summary.summarise(view), live, view)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TextIO
 from toka_cli.events import AgentInfo, Record
 from toka_cli.state.snapshot import RunView
 from toka_cli.view.json import encode_json
+from toka_cli.view.queued import drain
 from toka_cli.view.terminal import is_utf8
 
 _TAKEN: Final = frozenset({"seq", "at", "kind", "run", "agent", "name", "task"})
@@ -43,7 +44,8 @@ class JsonLinesRenderer:
         self._stream.flush()
 
     def tick(self, view: RunView, now: float) -> None:
-        """Time alone is no event."""
+        """Time alone is no event, but a reader that went away is noticed."""
+        self._stream.flush()
 
     def finish(self, view: RunView) -> None:
         """The last event says how the run ended."""
@@ -51,6 +53,10 @@ class JsonLinesRenderer:
 
     def close(self) -> None:
         """The stream belongs to the caller."""
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Wait until the reader has taken everything (None: as long as it takes)."""
+        drain(self._stream, timeout_s)
 
 
 def event_line(record: Record, *, run: str, name: str | None) -> dict[str, Any]:

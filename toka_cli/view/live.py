@@ -21,6 +21,7 @@ from rich.text import Text
 from toka_cli.events import Record
 from toka_cli.state.snapshot import RunView
 from toka_cli.view.causes import find
+from toka_cli.view.queued import drain, is_behind
 from toka_cli.view.rows import agent_screen, run_screen
 from toka_cli.view.style import STYLES, Line, paint
 from toka_cli.view.summary import summary_lines
@@ -100,7 +101,14 @@ class LiveRenderer:
                 self._stream.write("\x1b[?25h")
                 self._stream.flush()
 
+    def drain(self, timeout_s: float | None) -> None:
+        """Wait until the terminal has taken everything (None: as long as it takes)."""
+        drain(self._stream, timeout_s)
+
     def _draw_if_due(self, view: RunView, now: float) -> None:
+        if is_behind(self._stream):
+            # A terminal that was held (Ctrl-S) or is slow: it gets the newest picture once it reads again, not all that were.
+            return
         pause = FAST_S if len(self._lines) <= FEW_ROWS else SLOW_S
         # A clock that was set back must not stop the picture.
         if not 0 <= now - self._drawn_at < pause:

@@ -17,6 +17,7 @@ from toka_cli.units import format_bytes
 from toka_cli.view.activity import waiting
 from toka_cli.view.causes import counts, duration, lasted
 from toka_cli.view.causes import last_words as words_of
+from toka_cli.view.queued import drain
 from toka_cli.view.style import Line, Span, paint
 from toka_cli.view.summary import summary_lines
 from toka_cli.view.terminal import Terminal, judge
@@ -76,6 +77,10 @@ class PlainRenderer:
 
     def close(self) -> None:
         """The stream belongs to the caller."""
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Wait until the reader has taken everything (None: as long as it takes)."""
+        drain(self._stream, timeout_s)
 
     def _write(self, lines: Iterator[Line] | Sequence[Line]) -> None:
         for line in lines:

@@ -33,3 +33,6 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Give the stream back as it was."""
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Wait until the reader has taken everything (None: as long as it takes)."""
