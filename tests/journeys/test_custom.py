@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Toka
+from tests.journeys.asking import connect, finish, of_lane, prompt
+from tests.llm.server import ModelServer, call, calls
 
 MODULE = """
 import pathlib
@@ -154,3 +156,18 @@ def test_a_misspelt_tool_of_a_package_is_known_by_its_neighbour(installed: Any) 
     done = installed("orchestrate", installed.spec("one", [{"id": "a", "tool": "shuot"}]))
     assert done.code == 3
     assert "did you mean shout?" in done.err
+
+
+def test_a_model_is_offered_the_tools_of_a_package_that_its_grants_open(installed: Any, model_server: ModelServer) -> None:
+    connect(installed, model_server)
+    task = prompt(installed, "thinker", "Shout hello.")
+    model_server.play({"Shout hello.": [calls(call("shout", text="hello")), calls(call("shout_to_file", text="x")), finish("shouted")]})
+    view = installed.run(task)
+    assert view["agents"][0]["tasks"][0]["output"] == "shouted"
+    first, second, third = of_lane(model_server, "Shout hello.")
+    offered = {tool["function"]["name"]: tool["function"] for tool in first.body["tools"]}
+    assert offered["shout"]["parameters"]["required"] == ["text"]
+    assert "shout_to_file" not in offered
+    assert "HELLO" in second.messages[-1]["content"]
+    assert "thinker" in second.messages[-1]["content"], "it ran in the agent's cell"
+    assert "filesystem-write" in third.messages[-1]["content"], "a tool that was not offered is refused with the grant that it needs"

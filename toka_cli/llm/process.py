@@ -168,6 +168,8 @@ class ProviderProcess:
         try:
             child = Child(self._setup, self._on_lost)
         except OSError as error:
+            # One that ended before it was told anything counts like one that ended a moment later.
+            self._failed_starts += 1
             raise ProviderError("crashed", f"the provider process cannot be started: {error}") from error
         self._children.append(child)
         return child
