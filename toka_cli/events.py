@@ -153,7 +153,9 @@ class AgentMeasured(Event, frozen=True, tag="agent.measured"):
 
 
 class AgentPaused(Event, frozen=True, tag="agent.paused"):
-    """It starts nothing new until it is resumed."""
+    """It starts nothing new until it is resumed. `reason` where nobody asked for it."""
+
+    reason: str | None = None
 
 
 class AgentResumed(Event, frozen=True, tag="agent.resumed"):
@@ -345,10 +347,8 @@ class LlmUnanswered(Event, frozen=True, tag="llm.unanswered"):
 
 
 class LlmReplied(Event, frozen=True, tag="llm.replied"):
-    """A model answered; the answer is kept beside the event. `calls` are the tools that it wants to call next.
-
-    `cost_usd` is None when no price is known. `cached_tokens` are those of `input_tokens` that the provider had in its prompt cache; with `from_cache`
-    toka itself had the answer, and nothing was paid. Of `duration_s` seconds, `waited_s` were spent waiting for the model's turn to be asked.
+    """A model answered; the answer is kept beside the event. `calls` are the tools that it wants next; `cost_usd` is None when no price is known. Of the
+    `input_tokens`, `cached_tokens` were in the provider's prompt cache; `from_cache`: in toka's, and nothing was paid. Seconds: `waited_s` for its turn.
     """
 
     turn: int

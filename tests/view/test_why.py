@@ -79,6 +79,9 @@ def test_running_says_what(story: Any) -> None:
     assert why(view, build) == "build is checking the gate of objective 1 (it holds); 1 of 2 tasks done."
     story.tell(e.AgentPaused(), agent)
     assert why(view, build) == "build is paused and starts nothing new until it is resumed."
+    story.tell(e.AgentResumed(), agent)
+    story.tell(e.AgentPaused("a burst of refusals"), agent)
+    assert why(view, build) == "build is paused (a burst of refusals) and starts nothing new until it is resumed."
     story.tell(e.AgentBackedOff(reason="crashed: signal 9", delay_s=3.0), agent)
     assert why(view, build) == "build failed (crashed: signal 9) and tries again: starts again after 3s."
     story.tell(e.AgentRequeued(), agent)

@@ -92,11 +92,14 @@ class AgentRun:
             self.wanted.force = self.wanted.force or force
         self._wake.set()
 
-    def pause(self, *, hard: bool) -> bool:
-        """Start nothing new until `resume`; `hard` freezes the whole tree. Clocks stand still. False if the agent is not running."""
+    def pause(self, *, hard: bool, reason: str | None = None) -> bool:
+        """Start nothing new until `resume`; `hard` freezes the whole tree. Clocks stand still. False if the agent is not running.
+
+        `reason` is said where no person asked for it.
+        """
         if self.view.state != AgentState.RUNNING or self.line is None or self.wanted is not None:
             return False
-        self._append(e.AgentPaused())
+        self._append(e.AgentPaused(reason))
         self._stopwatch.pause()
         if self.line.peer is not None:
             self.line.peer.notify("agent.pause", m.PauseAgent())

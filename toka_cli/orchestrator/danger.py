@@ -35,7 +35,7 @@ class Danger:
         name = self.log.agent(agent_id).name
         said = f"{WORDS.get(kind, kind)}: {detail}"
         self.log.audit("threat", "recorded", subject=agent_id, context={"kind": kind, "detail": detail, "answer": answer})
-        if answer == "pause" and self.attended and self.orchestrator.runs[name].pause(hard=True):
+        if answer == "pause" and self.attended and self.orchestrator.runs[name].pause(hard=True, reason=said):
             self.log.append(e.RunWarned(f"{name} was paused: {said}; toka agent resume {agent_id} lets it go on, toka agent stop {agent_id} ends it", "threat"))
         elif answer == "record" or (answer == "pause" and kind != "secret"):
             # Nobody can be asked. What was refused did no harm; only where a secret was about to leave does the agent not go on.

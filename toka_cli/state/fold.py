@@ -185,6 +185,8 @@ class Fold:
                 self._cpu_before[agent.id] = agent.cpu_time_s or 0.0
             case e.AgentStarted():
                 agent.pid, agent.isolation = event.pid, dict(event.isolation)
+            case e.AgentPaused():
+                agent.detail = event.reason
             case e.AgentNoted():
                 # A remark that arrives after the end says nothing about the agent any more.
                 agent.detail = None if before in AGENT_FINAL else event.detail

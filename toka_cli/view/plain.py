@@ -166,8 +166,10 @@ class PlainRenderer:
                 yield [Span("starting" + (f" (attempt {event.attempt})" if event.attempt > 1 else ""))]
             case e.AgentStarted():
                 yield [Span(f"started (pid {event.pid})", "busy")]
-            case e.AgentPaused() | e.AgentResumed():
-                yield [Span("paused" if isinstance(event, e.AgentPaused) else "goes on", "warn")]
+            case e.AgentPaused():
+                yield [Span("paused" + (f": {safe(event.reason)}" if event.reason else ""), "warn")]
+            case e.AgentResumed():
+                yield [Span("goes on", "warn")]
             case e.AgentStopping():
                 yield [Span(f"stopping: {safe(event.reason)}", "warn")]
             case e.AgentBackedOff():

@@ -37,7 +37,7 @@ def _doing(view: RunView, agent: AgentView, now: float | None) -> str:
             again = f" (attempt {agent.attempts})" if agent.attempts > 1 else ""
             return f"is starting{again}: its process is being made."
         case AgentState.PAUSED:
-            return "is paused and starts nothing new until it is resumed."
+            return f"is paused{_because(agent.detail)} and starts nothing new until it is resumed{_denied(agent)}."
         case AgentState.STOPPING:
             return f"is being stopped{_because(agent.reason)}."
         case AgentState.BACKOFF:
