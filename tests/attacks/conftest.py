@@ -112,6 +112,7 @@ class Machine:
             if group == "network":
                 grants = [f"--grant=network-access=127.0.0.1:{self.facts['granted_port']}"]
             facts = f"FACTS = {dict(self.facts, group=group)!r}\n"
+            self.new_repository()
             done = self.toka("runtime", "exec", "--python", "-", "--timeout", "60s", "-o", "json", *grants, stdin=facts + source)
             assert done.stdout, done.stderr
             self.envelopes[group] = json.loads(done.stdout)
@@ -120,6 +121,15 @@ class Machine:
             assert result["ok"] or tampered, f"{result['reason']}\n{result['stderr']}\n{done.stderr}"
             self.results[group] = json.loads(result["output"]) if not result["artifacts"] else json.loads(self._artifact(result["artifacts"][0]))
         return self.results[group]
+
+    def new_repository(self) -> None:
+        """A repository as git makes it, whatever the attempts of another group left of the last one."""
+        workspace = self.base / "workspace"
+        for path in workspace.glob(".git*"):
+            shutil.rmtree(path)
+        subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+        for path in (workspace / ".git", *(workspace / ".git").rglob("*")):
+            os.chown(path, self.user.uid, self.user.uid)
 
     def _artifact(self, digest: str) -> str:
         (path,) = (self.base / "state").glob(f"runs/*/artifacts/{digest}")
@@ -212,7 +222,6 @@ def baited(name: str, level: str) -> Iterator[Machine]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             free = probe.getsockname()[1]
-        subprocess.run(["git", "init", "-q", str(workspace)], check=True)
         for path in (base, *base.rglob("*"), neighbour, *neighbour.rglob("*")):
             os.chown(path, user.uid, user.uid, follow_symlinks=False)
         identity: dict[str, Any] = {"user": user.uid, "group": user.uid, "extra_groups": []} if os.geteuid() != user.uid else {}

@@ -39,7 +39,7 @@ ROOT_KEEPS: Final = ("chown", "dac_override", "fowner")
 STANDARD_GAPS: Final = (
     "mode, owner, times and attributes of files outside can be changed where permissions allow it",
     "names, sizes and modes of files outside can be asked for",
-    "what is protected in a writable folder is only checked afterwards",
+    "the .git of a writable folder can be written; its hooks and config are looked at afterwards",
     "no loopback: programs that serve and ask themselves fail",
 )
 # Forbidden, whatever was granted: tried after the walls are up.
