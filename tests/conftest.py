@@ -31,6 +31,20 @@ LIMIT_S = 60.0
 """No wait of a test is longer: it fails instead."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the tests of whole programs, which mostly wait, over each worker's share, so that they wait beside others and none is left for the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    long = sorted((item for item in items if "journeys" in item.path.parts), key=lambda item: item.get_closest_marker("slow") is None)
+    short = [item for item in items if "journeys" not in item.path.parts]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        waiting, quick = long[worker::workers], short[worker * len(short) // workers : (worker + 1) * len(short) // workers]
+        places = [(0.9 * place / len(waiting), item) for place, item in enumerate(waiting)]
+        places += [(place / len(quick), item) for place, item in enumerate(quick)]
+        ordered += [item for _, item in sorted(places, key=lambda it: it[0])]
+    items[:] = ordered or items
+
+
 @dataclass(frozen=True)
 class Done:
     """A toka that has ended."""

@@ -128,3 +128,11 @@ def test_the_same_request_without_a_key_arrives(toka: Toka, listener: Any) -> No
     assert view["agents"][0]["state"] == "succeeded"
     assert listener.received == [b"/xkey=none"]
     assert threats(toka, view["id"]) == []
+
+
+def test_files_that_programs_run_unasked_are_named_at_the_end(toka: Toka) -> None:
+    (toka.work / "package.json").write_text("{}")
+    view = toka.run(toka.spec("builder", [{"id": "t", "run": "mkdir sub; echo all: > sub/Makefile; echo x > notes"}]))
+    (warning,) = view["warnings"]
+    assert warning.endswith("sub/Makefile (make); look at them before you use them")
+    assert toka.run(toka.spec("builder", [{"id": "t", "run": "cat sub/Makefile"}]))["warnings"] == []

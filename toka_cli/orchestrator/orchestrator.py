@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from toka_cli import events as e
 from toka_cli.errors import EXIT_BUDGET, EXIT_DECISION, EXIT_REFUSED, EXIT_REPLAY, EXIT_RUN_FAILED, EXIT_TIMED_OUT, EXIT_UNAVAILABLE
 from toka_cli.ids import agent_id
+from toka_cli.kernel import code_files
 from toka_cli.kernel.kernel import Kernel
 from toka_cli.kernel.outputs import AgentLog
 from toka_cli.lifecycle import AGENT_FINAL, AgentState, RunState
@@ -42,6 +43,9 @@ CAUSES: Final = {
     )},
 }  # fmt: skip
 """Why an agent can fail, by the stable word of its reason, and the exit code of a run that failed for that alone."""
+
+WRITING: Final = frozenset({"filesystem-write", "script-execution", "cargo-execution", "git-access"})
+"""Grants with which an agent can write into the working directory."""
 
 # So long, in seconds, is a disk without room waited for when the end is wanted, or wanted at once.
 LAST_WRITE_S: Final = 10.0
@@ -95,8 +99,18 @@ class Orchestrator:
             self._finish_if_done()
             await self._done.wait()
             self._group.cancel_scope.cancel()
+        await self._tell_code_files()
         self._end()
         await self._written()
+
+    async def _tell_code_files(self) -> None:
+        """Warn of files that agents may have written and that programs run unasked. A second Ctrl-C does not wait for it."""
+        since = self.log.view.started_at
+        if self._forced or since is None or not any(WRITING & set(agent.grants) for agent in self.plan.agents):
+            return
+        found = await anyio.to_thread.run_sync(code_files.written_since, self.plan.workdir, since.timestamp())
+        if (text := code_files.sentence(found)) is not None:
+            self.log.append(e.RunWarned(text, "code_files"))
 
     async def _written(self) -> None:
         """Wait until everything is durable, on a full disk until there is room; once somebody wants the end, only a little. The log says what is lost."""
