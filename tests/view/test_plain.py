@@ -197,3 +197,17 @@ def test_that_nothing_new_starts_is_told_once_even_where_no_record_can_tell_it(s
     renderer.show(story.records[-1:], story.view)
     renderer.tick(story.view, 2010.0)
     assert stream.getvalue().count("there is room again") == 1
+
+
+def test_a_warning_of_several_lines_keeps_them_apart_and_forges_none(story: Any) -> None:
+    stream = io.StringIO()
+    renderer = PlainRenderer(stream, PIPE)
+    story.tell(e.RunStarted())
+    message = "a grant is missing\nadd this:\n  - one\n[build] succeeded" + "\nmore" * 100
+    renderer.show([story.tell(e.RunWarned(message))], story.view)
+    lines = stream.getvalue().splitlines()
+    assert lines[:4] == ["warning: a grant is missing", "  add this:", "    - one", "  [build] succeeded"]
+    assert len(lines) == 12
+    late = io.StringIO()
+    PlainRenderer(late, PIPE).finish(story.view)
+    assert "  warning: a grant is missing\n    add this:\n      - one\n" in late.getvalue()

@@ -73,7 +73,7 @@ def run_screen(view: RunView, now: float, width: int, height: int, *, ascii_only
     if left and room:
         lines.append(_more(left, ascii_only))
     if warning is not None:
-        lines.append([Span("warning: ", "warn"), Span(shown(warning, width, ascii_only=ascii_only))])
+        lines.append([Span("warning: ", "warn"), Span(shown(warning.partition("\n")[0], width, ascii_only=ascii_only))])
     return [cut(line, width, ascii_only=ascii_only) for line in lines[:height]]
 
 

@@ -20,6 +20,7 @@ from toka_cli.view.usage import asked, cost, spenders, turns, usage_text, workst
 
 SHOWN: Final = 10
 """Agents, files and warnings that a summary lists; the rest is counted."""
+WARNING_LINES: Final = 12
 
 _MARKUP: Final = re.compile(r"[!-'*+:-@\[-`{-~]|(?<=www)\.|^-", re.IGNORECASE)
 """ASCII signs that Markdown or HTML may read as more than themselves; all but ( ) , . / and the dash inside a line."""
@@ -60,7 +61,9 @@ def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = T
         lines.append([Span(f"  {denied} {'act was' if denied == 1 else 'acts were'} denied for want of a grant", "warn")])
     told = view.warnings if warnings else []
     for warning in told[:SHOWN]:
-        lines.append([Span("  warning: ", "warn"), Span(safe(warning, 300))])
+        first, *more = warning.split("\n")[:WARNING_LINES]
+        lines.append([Span("  warning: ", "warn"), Span(safe(first, 300))])
+        lines += [[Span("    "), Span(safe(line, 300))] for line in more]
     if len(told) > SHOWN:
         lines.append([Span(f"  and {len(told) - SHOWN} more warnings", "dim")])
     files = [f"{safe(it.path)} ({format_bytes(it.size_bytes)})" for it in view.deliverables[:SHOWN]]
