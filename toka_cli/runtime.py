@@ -92,6 +92,8 @@ class AgentRuntime:
         self._rng = random.Random()  # noqa: S311  ids and jitter, no secrets
         self._log: EventLog | None = None
         self._orchestrator: Orchestrator | None = None
+        # Who was started by nohup(1) goes on when the terminal is gone.
+        self._signals = [signum for signum in SIGNALS if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN]
         self._signalled = 0
         self._early_signal: int | None = None
         self._bug: BaseException | None = None
@@ -107,7 +109,7 @@ class AgentRuntime:
             self._guard(lambda renderer: renderer.drain(None))
 
     async def _execute(self) -> RunView:
-        for signum in SIGNALS:
+        for signum in self._signals:
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         access = self._access()
         async with AsyncExitStack() as stack:
@@ -218,7 +220,7 @@ class AgentRuntime:
                 await orchestrator.run()
                 group.cancel_scope.cancel()
         finally:
-            for signum in (*SIGNALS, signal.SIGTSTP):
+            for signum in (*self._signals, signal.SIGTSTP):
                 loop.remove_signal_handler(signum)
             self._ready(log.view)
             self._guard(lambda renderer: renderer.finish(log.view))
@@ -323,6 +325,8 @@ class AgentRuntime:
                 return
             if isinstance(error, OSError) and error.errno == errno.EIO:
                 # The terminal is gone: the SIGHUP that says so may be a moment behind.
+                if signal.SIGHUP not in self._signals:
+                    return
                 self._orchestrator.stop_run("signal SIGHUP", exit_code=128 + signal.SIGHUP, resumable=True)
             elif isinstance(error, BrokenPipeError | ValueError):
                 self._orchestrator.stop_run("closed pipe: nobody reads the output any more", resumable=True)

@@ -34,6 +34,8 @@ def test_without_namespaces_it_says_what_is_missing(toka: Any) -> None:
     assert found["files.metadata"] == "none"
     assert found["files.read"] == found["network.tcp"] == found["processes.trace"] == "kernel"
     assert found["limit.memory"] == "sampled"
+    fixes = {check["name"]: check["fix"] for check in report["checks"]}
+    assert fixes["limit.memory"] == fixes["limit.cpu"] == "held by polling because [process] limits_by is polling; for a cgroup: set it to auto"
     assert any("mode" in gap for gap in report["gaps"]), report["gaps"]
 
 

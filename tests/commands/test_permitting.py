@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toka_cli.commands import permitting
+from toka_cli.commands import permitting, planning
 from toka_cli.errors import InvalidSpecs
 from toka_cli.policy.ceiling import ceiling, under
 from toka_cli.sandbox.probe import WallFacts
@@ -51,6 +51,15 @@ def test_walls_as_they_were_tried(monkeypatch: pytest.MonkeyPatch, level: str, a
     assert (answer["filesystem"], answer["network"], answer["landlock_abi"]) == (*found, 7)
     assert ("x", "why", "fix") in answer["notes"]
     assert any(what == "namespaces" for what, _, _ in answer["notes"]) == (level == "full" and asked == "standard")
+
+
+def test_why_limits_are_held_by_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = {"memory": None, "cpu": ("the controller cpu is not given", "give it"), "pids": ("not delegated", "")}
+    monkeypatch.setattr(planning, "why_none", reasons.get)
+    assert planning.limit_notes(Settings()) == (("cpu", "the controller cpu is not given", "give it"), ("processes", "not delegated", ""))
+    polling = planning.limit_notes(Settings(process=ProcessSettings(limits_by="polling")))
+    assert [what for what, _, _ in polling] == ["memory", "cpu", "processes"]
+    assert {why for _, why, _ in polling} == {"[process] limits_by is polling"}
 
 
 def test_what_grants_and_ceilings_name_is_looked_up(tmp_path: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_hang_up_of_the_terminal_stops_the_run(toka: Any) -> None:
     assert [run["state"] for run in runs] == ["interrupted"]
 
 
+def test_nohup_keeps_a_run_when_its_terminal_hangs_up(toka: Any) -> None:
+    ready, gate = toka.meeting("ready"), toka.meeting("gate")
+    spec = toka.spec("long", [{"id": "t", "description": "Long", "run": "echo up > ready; read x < gate"}])
+    running = toka.start("orchestrate", spec, "-o", "json", prefix=["nohup"])
+    ready.take()
+    running.signal(signal.SIGHUP)
+    toka("agent", "pause", "long").expect(0)
+    toka("agent", "resume", "long").expect(0)
+    gate.give()
+    assert running.wait().expect(0).envelope["data"]["run"]["state"] == "succeeded"
+
+
 def test_control_c_on_a_live_table_gives_the_cursor_back(toka: Any) -> None:
     ready = toka.meeting("ready")
     spec = toka.spec("long", [{"id": "t", "description": "Long", "run": "echo up > ready; exec sleep 1000"}])

@@ -348,6 +348,18 @@ def test_what_is_not_held_is_said_with_reason_and_fix():
     assert not warned(plan_of(agents_of(spec("x"))), "not in force")
 
 
+def test_why_limits_are_held_by_polling_is_noted_once_for_each_reason():
+    why = (("memory", "not delegated", "log in"), ("cpu", "not delegated", "log in"), ("processes", "no controller", ""))
+    machine = replace(MACHINE, processes="sampled", notes=why)
+    limits = security(max_memory="1GB", max_cpu="50%", max_processes=5)
+    noted, bare = plan_of(agents_of(spec("x", **limits), spec("y")), None, machine).agents
+    assert "held by polling, not by a cgroup: memory, cpu: not delegated (log in)" in noted.notes
+    assert "held by polling, not by a cgroup: processes: no controller" in noted.notes
+    assert not any("polling" in note for note in bare.notes)
+    cgroups = replace(machine, memory="cgroup", cpu="cgroup", processes="cgroup")
+    assert not any("polling" in note for note in plan_of(agents_of(spec("x", **limits)), None, cgroups).agents[0].notes)
+
+
 @pytest.mark.parametrize(
     ("machine", "network", "held"),
     [

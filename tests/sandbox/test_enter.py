@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from toka_cli.sandbox import landlock
+
 
 @pytest.fixture(params=["full", "standard"])
 def level(request):
@@ -63,9 +65,12 @@ def test_files_at_standard(player):
     """)
     allowed = {"read": "ok what was given", "write": "ok 1", "truncate": "ok", "private": "ok 1", "shell": "ok 7"}
     assert {name: tried.pop(name) for name in allowed} == allowed
+    if landlock.abi() < 3:
+        # Emptied it can be there, and that is said as a gap; read or written it cannot.
+        assert tried.pop("truncate outside") == "ok"
     # Linking and moving between places with different rights is another device to Landlock.
     assert set(tried.values()) <= {"EACCES", "EXDEV"}, tried
-    assert (player.outside / "secret").read_text() == "the secret\n"
+    assert (player.outside / "secret").read_text() == ("the secret\n" if landlock.abi() >= 3 else "")
 
 
 def test_what_was_written_runs_only_where_that_was_granted(player, level):
@@ -194,6 +199,7 @@ def test_the_loopback_is_private_at_full_and_none_at_standard(player, level):
     assert set(tried.values()) <= REFUSED, tried
 
 
+@pytest.mark.skipif(landlock.abi() < 4, reason=f"Landlock holds TCP from ABI 4; this kernel has {landlock.abi()}")
 def test_at_standard_only_the_proxy_can_be_connected_to(player):
     tried = player.play("""
         import socket
@@ -364,6 +370,8 @@ def confined(version, look, **named):
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_an_older_landlock_leaves_gaps_that_are_said(act, version):
+    if version > landlock.abi():
+        pytest.skip(f"this kernel has Landlock ABI {landlock.abi()}")
     record, (signalled, read) = act("""
         given = os.getppid()
         def look(inner):
@@ -384,8 +392,11 @@ def test_a_network_that_this_landlock_cannot_hold_is_not_granted_without_namespa
     found = act("""
         show([confined(version, lambda inner: None, walls={"network": "proxy"}, proxy_port=9) for version in (3, 4)])
     """, given=CONFINED)
-    assert found[0] == "Landlock 3 does not hold TCP connections: the network cannot be granted without namespaces"
-    assert found[1][0]["network"] == "landlock"
+    assert found[0] == f"Landlock {min(3, landlock.abi())} does not hold TCP connections: the network cannot be granted without namespaces"
+    if landlock.abi() >= 4:
+        assert found[1][0]["network"] == "landlock"
+    else:
+        assert found[1] == found[0]
 
 
 def test_walls_of_commands_are_built_once_for_each_set_and_few_are_kept(act):

@@ -135,6 +135,8 @@ def test_what_is_not_there_is_passed_over_and_a_path_with_a_link_in_it_too(playe
         return done["isolation"]["gaps"], done["said"][0][1]
     """)
     gaps, said = found
+    # What an older Landlock does not hold is said there too.
+    gaps = [gap for gap in gaps if not gap.startswith("Landlock ")]
     assert gaps == [f"{player.workspace}/missing: No such file or directory", f"{player.workspace}/elsewhere: has links in it"]
     assert "the secret" not in said
     assert "what was given" in said

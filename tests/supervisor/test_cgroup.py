@@ -125,3 +125,53 @@ def test_groups_of_owners_that_are_gone_are_removed_and_others_stay(leaf):
     assert cgroup.remove_stale() >= 1
     assert not stale.exists()
     assert group.folders["pids"].folder.exists()
+
+
+def test_memory_that_is_limited_does_not_go_on_in_swap_space(leaf):
+    group = leaf("memory", Limits(memory_bytes=64 * MIB))
+    base = group.folders["memory"]
+    name, most = ("memory.swap.max", "0") if base.version == 2 else ("memory.memsw.limit_in_bytes", str(64 * MIB))
+    if not (base.folder / name).exists():
+        pytest.skip(f"this kernel has no {name}")
+    assert (base.folder / name).read_text().strip() == most
+
+
+def test_a_limit_that_somebody_else_took_away_is_not_held_any_more(leaf):
+    group = leaf("pids", Limits(max_processes=3))
+    assert group.lost() == set()
+    assert group.held == {"pids"}
+    (group.folders["pids"].folder / "pids.max").write_text("max")
+    assert group.lost() == {"pids"}
+    assert group.held == set()
+    assert group.lost() == set(), "it is said once"
+
+
+def test_no_empty_group_is_left_when_a_limit_is_not_taken(leaf, monkeypatch):
+    group = leaf("pids", Limits(max_processes=3))
+    folder = group.folders["pids"].folder.parent
+    before = set(folder.glob("toka-*"))
+
+    def refuse(*_):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(cgroup, "_limit", refuse)
+    assert cgroup.make_leaf("test", Limits(max_processes=3)) is None
+    assert set(folder.glob("toka-*")) == before
+
+
+def test_a_group_that_is_to_be_stopped_gets_all_the_cpu(leaf):
+    group = leaf("cpu", Limits(cpu_share=0.05))
+    group.free_cpu()
+    base = group.folders["cpu"]
+    assert (base.folder / ("cpu.max" if base.version == 2 else "cpu.cfs_quota_us")).read_text().split()[0] in {"max", "-1"}
+
+
+def test_cpu_time_is_the_kernels_account(leaf, tmp_path):
+    group = leaf("pids", Limits(max_processes=3))
+    start(group, "x = sum(range(2000000))").communicate("\n", timeout=60)
+    if group.folders["pids"].version == 2:
+        assert group.cpu_time_s() > 0
+    else:
+        assert group.cpu_time_s() == 0
+    (tmp_path / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\n")
+    assert cgroup.Leaf(folders={"pids": cgroup.Base(tmp_path, 2)}).cpu_time_s() == 1.5

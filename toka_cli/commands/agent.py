@@ -75,6 +75,7 @@ def spawn(
     read_env_file(env_file)
     asked = Asked(
         specs=(spec,),
+        detach=not wait,
         timeout_s=seconds("--timeout", timeout),
         when=tuple(when or ()),
         workdir=workdir,

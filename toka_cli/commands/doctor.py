@@ -21,7 +21,7 @@ import msgspec
 
 import toka_cli
 from toka_cli.commands.context import Format, Globals
-from toka_cli.commands.planning import Asked, prepare_loaded
+from toka_cli.commands.planning import Asked, limit_notes, prepare_loaded
 from toka_cli.commands.running import run_here
 from toka_cli.errors import EXIT_OK, EXIT_REFUSED, Unavailable
 from toka_cli.protocol.control import MAX_SOCKET_PATH_BYTES
@@ -123,7 +123,7 @@ def examine(cli: Globals) -> Report:
         quiet = replace(cli, state_flag=Path(folder) / "state", quiet=True)
         ready = prepare_loaded(quiet, asked, load_text(_spec(bait), path="doctor").checked(), quiet.output(Format.TEXT))
         view = run_here(quiet, ready, Format.TEXT, quiet=True)
-        return _report(view, bait, _fix(ready.settings.process))
+        return _report(view, bait, _fix(ready.settings.process), {what: (why, fix) for what, why, fix in limit_notes(ready.settings)})
 
 
 def _short_place() -> str:
@@ -211,10 +211,10 @@ def _fix(settings: ProcessSettings) -> str:
     return "; ".join(f"{what}: {why}" + (f" ({fix})" if fix else "") for what, why, fix in probe.walls().notes) or "a newer kernel"
 
 
-def _report(view: RunView, bait: _Bait, fix: str) -> Report:
+def _report(view: RunView, bait: _Bait, fix: str, polled: dict[str, tuple[str, str]]) -> Report:
     agents = {agent.name: agent for agent in view.agents}
     walls = agents[WALLS]
-    checks = [*_wall_checks(walls, bait, fix), *_limit_checks(agents, bait.workdir)]
+    checks = [*_wall_checks(walls, bait, fix), *_limit_checks(agents, bait.workdir, polled)]
     return Report(str(walls.isolation.get("level", "process")), tuple(checks), tuple(str(gap) for gap in walls.isolation.get("gaps", ())))
 
 
@@ -246,7 +246,8 @@ def _arrived(udp: socket.socket) -> bool:
         return False
 
 
-def _limit_checks(agents: dict[str, AgentView], workdir: Path) -> list[Check]:
+def _limit_checks(agents: dict[str, AgentView], workdir: Path, polled: dict[str, tuple[str, str]]) -> list[Check]:
+    """Each limit and what came of it; for one that is held by polling, `polled` says why and what to do to have it held exactly."""
     checks = []
     for name in LIMIT_AGENTS:
         agent = agents[name]
@@ -254,6 +255,9 @@ def _limit_checks(agents: dict[str, AgentView], workdir: Path) -> list[Check]:
         mechanism = agent.isolation.get("limits", {}).get(name)
         by: Enforced = "sampled" if mechanism == "sampled" else "kernel"
         fix = None if held else f"the agent's own words: {agent.reason or agent.tasks[0].reason or agent.tasks[0].output.strip()[:200]}"
+        if held and by == "sampled" and name in polled:
+            why, what = polled[name]
+            fix = f"held by polling because {why}" + (f"; for a cgroup: {what}" if what else "")
         checks.append(Check(f"limit.{name}", by if held else "none", f"{words} ({mechanism})" if mechanism else words, fix))
     return checks
 

@@ -66,6 +66,7 @@ def orchestrate(
     asked = Asked(
         specs=tuple(specs),
         preview=plan,
+        detach=detach,
         max_agents=max_agents,
         timeout_s=seconds("--timeout", timeout),
         fail_fast=fail_fast,

@@ -24,7 +24,7 @@ from toka_cli.settings import Settings, load_settings
 from toka_cli.spec.load import Loaded, dump_yaml, load_paths
 from toka_cli.spec.model import ResourceLimits
 from toka_cli.spec.write import as_document
-from toka_cli.supervisor.cgroup import bases
+from toka_cli.supervisor.cgroup import bases, outlive_login, why_none
 from toka_cli.supervisor.resources import machine_memory_bytes
 from toka_cli.tools.catalog import ToolCatalog
 from toka_cli.tools.custom import installed
@@ -32,6 +32,8 @@ from toka_cli.tools.plugins import PLUGIN_TOOLS, Offered
 
 # What an agent may write when nobody says otherwise: a runaway loop must not fill the disk of the machine.
 DEFAULT_OUTPUT_BYTES: Final = 64 << 20
+# Limits of whole trees, as fields of `Machine`, by the controller of a cgroup that would hold each.
+_CONTROLLERS: Final = {"memory": "memory", "cpu": "cpu", "processes": "pids"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Asked:
 
     specs: tuple[str, ...]
     preview: bool = False
+    detach: bool = False
     max_agents: str | None = None
     timeout_s: float | None = None
     fail_fast: bool = False
@@ -102,6 +105,8 @@ def prepare_loaded(cli: Globals, asked: Asked, loaded: Loaded, output: Output) -
     """Plan what was loaded. Raises TokaError."""
     workdir = _workdir(asked, loaded)
     settings, _ = settings_of(cli, workdir)
+    if asked.detach:
+        outlive_login()
     options = _options(asked, settings, workdir)
     custom = any(task.custom is not None for agent in loaded.agents for task in agent.spec.tasks.every)
     options = replace(options, places=places_for(loaded, workdir, options.ceilings), custom_tasks=installed() if custom else None)
@@ -135,6 +140,7 @@ def say_warnings(ready: Ready, output: Output) -> None:
 def machine(settings: Settings) -> Machine:
     """What this machine is and which limits and walls toka can hold on it, as probed now. It forks: called before there are threads."""
     groups = bases() if settings.process.limits_by == "auto" else {}
+    facts = wall_facts(settings)
     return Machine(
         cpu_count=os.cpu_count() or 1,
         memory_bytes=machine_memory_bytes(),
@@ -142,8 +148,16 @@ def machine(settings: Settings) -> Machine:
         memory="cgroup" if "memory" in groups else "sampled",
         cpu="cgroup" if "cpu" in groups else "sampled",
         processes="cgroup" if "pids" in groups else "sampled",
-        **wall_facts(settings),
+        **{**facts, "notes": (*facts["notes"], *limit_notes(settings))},
     )
+
+
+def limit_notes(settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    """Why limits of whole trees are held by polling here, and what to do: (limit, why, fix), as in `Machine.notes`; nothing for those a cgroup holds."""
+    if settings.process.limits_by == "polling":
+        return tuple((limit, "[process] limits_by is polling", "set it to auto") for limit in _CONTROLLERS)
+    reasons = [(limit, why_none(controller)) for limit, controller in _CONTROLLERS.items()]
+    return tuple((limit, *reason) for limit, reason in reasons if reason is not None)
 
 
 def start_method(settings: Settings) -> str:

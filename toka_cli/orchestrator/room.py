@@ -85,6 +85,9 @@ class Room:
             await anyio.sleep(LOOK_S)
             held = self.held
             self.look(waiting(), logs())
+            if self.degrade:
+                # Else it is for the next start to refuse; what runs is not ended for it.
+                self.take_troubles()
             if held is not None and self.held is None:
                 self.on_room()
 

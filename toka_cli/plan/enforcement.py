@@ -12,7 +12,7 @@ from toka_cli.plan.options import Machine, PlanOptions
 from toka_cli.plan.plan import PlannedAgent
 from toka_cli.protocol.messages import Limits, Walls
 
-STANDARD_GAPS = "chmod, times and attributes of files outside, names and sizes of files, .git inside a writable folder (checked afterwards), a loopback"
+STANDARD_GAPS = "chmod, times and attributes of files outside, names and sizes of files, .git in a writable folder (hooks are looked at afterwards), a loopback"
 """What Landlock and a filter of system calls cannot hold without namespaces."""
 
 # Limits that the machine may or may not hold: the agent's field, the machine's field.
@@ -45,6 +45,15 @@ def enforcement_of(limits: Limits, machine: Machine, walls: Walls | None, *, mod
         ("cost", limits.max_cost_usd, money),
     )
     return held | {name: mechanism for name, value, mechanism in others if value is not None}
+
+
+def sampled(limits: Limits, machine: Machine) -> tuple[str, ...]:
+    """Return why limits of this agent's tree are held by polling and not by a cgroup, with what to do: one sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for field, what in _BY_MACHINE.items():
+        if getattr(limits, field) is not None and getattr(machine, what) == "sampled" and (why := _because(machine, what)):
+            reasons.setdefault(why, []).append(what)
+    return tuple(f"held by polling, not by a cgroup: {', '.join(named)}{why}" for why, named in reasons.items())
 
 
 def _network(machine: Machine, walls: Walls | None) -> str:

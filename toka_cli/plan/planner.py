@@ -13,7 +13,7 @@ from typing import Any
 from toka_cli.errors import Problem, TokaError
 from toka_cli.plan.briefs import brief_of, check_custom, check_of, check_task, task_powers, unseeing
 from toka_cli.plan.choice import ChosenTask, ChosenTasks, choose_agents, choose_tasks, unknown_keys
-from toka_cli.plan.enforcement import check_sandbox, enforcement_of, gaps
+from toka_cli.plan.enforcement import check_sandbox, enforcement_of, gaps, sampled
 from toka_cli.plan.grants import Granted, ceilings_of, granted, permissions_of, unknown_allowed
 from toka_cli.plan.limits import Bounded, at_once, bounded
 from toka_cli.plan.options import Machine, PlanOptions
@@ -260,7 +260,7 @@ def _planned(draft: _Draft, resolved: Resolved, place: int, given: _Given) -> Pl
         spec_path=draft.agent.path,
         spec_digest=draft.agent.digest,
         limit_origins=draft.bounded.origins,
-        notes=(*draft.tasks.notes, *rights.notes),
+        notes=(*draft.tasks.notes, *rights.notes, *sampled(limits, given.machine)),
         walls=walls,
         hosts=profile.hosts,
         permissions=permissions_of(draft.agent, rights, profile, given.known_tools, walls=given.walled),

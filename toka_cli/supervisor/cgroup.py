@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from toka_cli.protocol.messages import Limits
-from toka_cli.supervisor.scope import CONTROLLERS, delegated
+from toka_cli.supervisor.scope import CONTROLLERS, Place, delegated
 
 CPU_PERIOD_US: Final = 100_000
 _NUMBERS: Final = itertools.count(1)
@@ -36,11 +36,25 @@ class Leaf:
 
     folders: dict[str, Base] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    written: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
     def add(self, pid: int) -> None:
         """Put a process, and all it will start, into the group. Raises OSError."""
         for folder in {base.folder for base in self.folders.values()}:
             _write(folder / "cgroup.procs", str(pid))
+
+    def lost(self) -> set[str]:
+        """Say which limits do not stand any more as they were written: whoever manages the groups above took them away. From then on they are not `held`."""
+        gone = {controller for controller in self.held if not _reads(*self.written[controller])}
+        self.held -= gone
+        return gone
+
+    def free_cpu(self) -> None:
+        """Let the group have all the CPU that there is: it is to be stopped, and who is held back obeys late."""
+        base = self.folders.get("cpu")
+        if base is not None:
+            with suppress(OSError):
+                _write(base.folder / ("cpu.max" if base.version == 2 else "cpu.cfs_quota_us"), "max" if base.version == 2 else "-1")
 
     def out_of_memory(self) -> bool:
         """True if the kernel ended a process of the group for want of memory."""
@@ -64,6 +78,11 @@ class Leaf:
             return int((base.folder / ("memory.peak" if base.version == 2 else "memory.max_usage_in_bytes")).read_text("ascii"))
         return None
 
+    def cpu_time_s(self) -> float:
+        """CPU seconds of all that was ever in the group, those of the dead included; 0 where the kernel does not say (version 1)."""
+        folder = next((base.folder for base in self.folders.values() if base.version == 2), None)
+        return 0.0 if folder is None else _counter(folder / "cpu.stat", "usage_usec") / 1e6
+
     def remove(self) -> bool:
         """Remove the group; False while something is still in it."""
         done = True
@@ -77,6 +96,21 @@ class Leaf:
         return done
 
 
+@dataclass(slots=True)
+class _Run:
+    """What is known of the run before places for its groups are looked for."""
+
+    outlives_login: bool = False
+
+
+_RUN: Final = _Run()
+
+
+def outlive_login() -> None:
+    """Make groups only where they last when the user's last session ends: the run goes on then. Said before the first look at `bases`."""
+    _RUN.outlives_login = True
+
+
 @cache
 def bases() -> dict[str, Base]:
     """Controllers for which this process can make groups, found out by trying. Empty where there are none."""
@@ -85,6 +119,24 @@ def bases() -> dict[str, Base]:
         if controller not in found and _works(controller, base):
             found[controller] = base
     return found
+
+
+def why_none(controller: str) -> tuple[str, str] | None:
+    """Why this process can make no group for a controller, and what a person can do (may be empty); None where it can."""
+    if controller in bases():
+        return None
+    _, mounts = _groups()
+    group = _unified_group()
+    if any(mount[2] == "cgroup" and controller in mount[3].split(",") for mount in mounts):
+        return "groups of cgroup v1 take only root here", "boot with systemd.unified_cgroup_hierarchy=1 to have cgroup v2"
+    if group is None:
+        return "no cgroup file system is mounted here", ""
+    place = _place(group)
+    if place.folder is None:
+        return place.why, place.fix
+    if controller in _enabled(place.folder):
+        return f"a group for {controller} was tried below {place.folder}, and its limit did not hold", ""
+    return f"the controller {controller} is not given to {place.folder.name}", f"systemctl edit user@.service, with Delegate={' '.join(CONTROLLERS)}"
 
 
 def wanted(limits: Limits) -> dict[str, float]:
@@ -105,8 +157,11 @@ def make_leaf(name: str, limits: Limits) -> Leaf | None:
         folder = base.folder / unique
         try:
             folder.mkdir(exist_ok=True)
-            _limit(controller, Base(folder, base.version), value)
+            leaf.written[controller] = _limit(controller, Base(folder, base.version), value)
         except OSError:
+            if all(folder != held.folder for held in leaf.folders.values()):
+                with suppress(OSError):
+                    folder.rmdir()
             continue
         leaf.folders[controller] = Base(folder, base.version)
         leaf.held.add(controller)
@@ -126,30 +181,36 @@ def remove_stale() -> int:
     return removed
 
 
-def _limit(controller: str, base: Base, value: float) -> None:
-    """Write a limit and read it back. Raises OSError if it does not hold."""
+def _limit(controller: str, base: Base, value: float) -> tuple[Path, str]:
+    """Write a limit and read it back; where it stands. Raises OSError if it does not hold."""
     if controller == "pids":
         # The cell itself is toka's, not the agent's.
-        _write_and_check(base.folder / "pids.max", str(int(value) + 1))
-    elif controller == "memory":
-        _write_and_check(base.folder / ("memory.max" if base.version == 2 else "memory.limit_in_bytes"), str(_pages(int(value))))
+        return _write_and_check(base.folder / "pids.max", str(int(value) + 1))
+    if controller == "memory":
+        size = str(_pages(int(value)))
+        held = _write_and_check(base.folder / ("memory.max" if base.version == 2 else "memory.limit_in_bytes"), size)
+        # Else a tree goes on into swap space when it has reached its limit. A kernel without such space, or that does not count it, has no such file.
+        swap = base.folder / ("memory.swap.max" if base.version == 2 else "memory.memsw.limit_in_bytes")
+        if swap.exists():
+            _write_and_check(swap, "0" if base.version == 2 else size)
         if base.version == 2:
             _write(base.folder / "memory.oom.group", "1")
-    elif base.version == 2:
-        _write_and_check(base.folder / "cpu.max", f"{max(1000, int(value * CPU_PERIOD_US))} {CPU_PERIOD_US}")
-    else:
-        _write_and_check(base.folder / "cpu.cfs_period_us", str(CPU_PERIOD_US))
-        _write_and_check(base.folder / "cpu.cfs_quota_us", str(max(1000, int(value * CPU_PERIOD_US))))
+        return held
+    quota = str(max(1000, int(value * CPU_PERIOD_US)))
+    if base.version == 2:
+        return _write_and_check(base.folder / "cpu.max", f"{quota} {CPU_PERIOD_US}")
+    _write_and_check(base.folder / "cpu.cfs_period_us", str(CPU_PERIOD_US))
+    return _write_and_check(base.folder / "cpu.cfs_quota_us", quota)
 
 
 def _candidates() -> Iterator[tuple[str, Base]]:
     """Folders of this process's own groups, version 2 first."""
     own, mounts = _groups()
     if (group := _unified_group()) is not None:
-        place, _ = _place(group)
-        if place is not None:
-            for controller in _enabled(place):
-                yield controller, Base(place, 2)
+        folder = _place(group).folder
+        if folder is not None:
+            for controller in _enabled(folder):
+                yield controller, Base(folder, 2)
     for mount in mounts:
         if mount[2] == "cgroup":
             for controller in CONTROLLERS:
@@ -158,15 +219,9 @@ def _candidates() -> Iterator[tuple[str, Base]]:
 
 
 @cache
-def _place(group: Path) -> tuple[Path | None, str]:
+def _place(group: Path) -> Place:
     """Where groups of version 2 can be made, or why nowhere; asked for once."""
-    return (group, "") if _enabled(group) else delegated(group, _unified_group, os.environ)
-
-
-def why_none() -> str | None:
-    """Why no group of version 2 can be made by this process; None where one can, or where there is no such hierarchy."""
-    group = _unified_group()
-    return None if group is None else _place(group)[1] or None
+    return delegated(group, _unified_group, os.environ, outlives_login=_RUN.outlives_login)
 
 
 def _groups() -> tuple[dict[str, str], list[list[str]]]:
@@ -218,10 +273,17 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _write_and_check(path: Path, text: str) -> None:
+def _write_and_check(path: Path, text: str) -> tuple[Path, str]:
     _write(path, text)
-    if path.read_text("ascii").split() != text.split():
+    if not _reads(path, text):
         raise OSError(f"{path} did not take {text}")
+    return path, text
+
+
+def _reads(path: Path, text: str) -> bool:
+    with suppress(OSError):
+        return path.read_text("ascii").split() == text.split()
+    return False
 
 
 def _counter(path: Path, name: str) -> int:

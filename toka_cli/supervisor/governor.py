@@ -60,8 +60,10 @@ class _Tree:
 class Governor:
     """Watches trees until they are forgotten. One task in the owner's loop; a look at a quiet tree costs about 0.1 ms."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, on_lost: Callable[[set[str]], None] = lambda lost: None) -> None:
+        """`on_lost` is told which controllers of a group hold nothing any more; their limits are held by looking from then on."""
         self._clock = clock
+        self._on_lost = on_lost
         self._trees: dict[int, _Tree] = {}
         self._limits: dict[int, Limits] = {}
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +92,8 @@ class Governor:
     def release(self, cell: Breached) -> None:
         """The cell is to be stopped: let it run so that it can obey, and hold its CPU no more."""
         self._trees.pop(cell.shim_pid, None)
+        if cell.leaf is not None:
+            cell.leaf.free_cpu()
         # Whoever stopped it: a tree without limits can be frozen too, and a cell can have stopped itself.
         signal_tree(cell.shim_pid, signal.SIGCONT)
 
@@ -149,6 +153,10 @@ class Governor:
         held = leaf.held if leaf is not None else set()
         if leaf is not None:
             _ask_kernel(tree.cell, leaf, tree.limits)
+            if lost := leaf.lost():
+                # From here on its CPU is counted; what it used before was the group's to hold.
+                tree.cpu_s, tree.now = used, self._clock()
+                self._on_lost(lost)
         near = "pids" not in held and self._hold_processes(tree, samples)
         if not tree.frozen and "memory" not in held:
             near = self._hold_memory(tree, samples) or near

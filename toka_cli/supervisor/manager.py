@@ -43,7 +43,7 @@ class AgentProcessManager:
         self._start_method = start_method
         self._cgroups = cgroups
         self._spawner: Spawner | None = None
-        self._governor = Governor()
+        self._governor = Governor(on_lost=self._lost)
         self._cells: set[CellProcess] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._leaves: list[Leaf] = []
@@ -161,6 +161,10 @@ class AgentProcessManager:
             # What the plan promised to hold by a group is held by polling then; the cell's record says so.
             self._troubles.append(("cgroup", f"no cgroup can be made any more for {', '.join(sorted(missing))}: these limits are held by polling"))
         return leaf
+
+    def _lost(self, controllers: set[str]) -> None:
+        """Groups hold nothing any more that somebody else divides anew."""
+        self._troubles.append(("cgroup", f"the cgroup limits of {', '.join(sorted(controllers))} were taken away: these limits are held by polling"))
 
     def _forget(self, cell: CellProcess) -> None:
         self._cells.discard(cell)

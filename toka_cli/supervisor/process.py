@@ -70,8 +70,11 @@ class CellProcess(asyncio.Protocol):
 
     def order(self, order: str) -> None:
         """Tell the shim `term` or `kill`; nothing happens if it is gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frames.pack_bytes(msgspec.json.encode(ShimOrder(order))))
+        if self._transport is None or self._transport.is_closing():
+            return
+        # Past the transport: when a write fails, because the shim has just ended, that would throw away the shim's last words, which wait to be read.
+        with suppress(OSError):
+            os.write(self._transport.get_extra_info("socket").fileno(), frames.pack_bytes(msgspec.json.encode(ShimOrder(order))))
 
     def breach(self, reason: str, memory_bytes: int | None = None) -> None:
         """Called by the governor: the tree passed a limit, and took `memory_bytes` in all. The first reason stands."""
@@ -123,7 +126,7 @@ class CellProcess(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio. Without the shim's last word the tree may not be empty: `lost`."""
         self._transport = None
-        self._end(Exit(**self._decoded_status(), lost=True))
+        self._end(Exit(**self._decoded_status(), peak_memory_bytes=self._seen_bytes or None, lost=True))
 
     def _take(self, report: ShimReport) -> None:
         if report.what == "forked":
@@ -136,8 +139,12 @@ class CellProcess(asyncio.Protocol):
             # The shim knows the largest single process; a tree of many small ones takes more.
             if report.asked_bytes is not None and report.dirtied_bytes is not None:
                 self.written = Written(report.asked_bytes, report.dirtied_bytes)
-            peak = max(report.peak_memory_bytes or 0, self._seen_bytes) or None
-            self._end(Exit(**self._decoded_status(), cpu_time_s=report.cpu_time_s, peak_memory_bytes=peak))
+            peak, cpu_s = max(report.peak_memory_bytes or 0, self._seen_bytes), report.cpu_time_s
+            if self.leaf is not None:
+                # The kernel ends a group that is out of memory as a whole, before anybody looked; and nobody waited for what it ended, or was told its time.
+                peak = max(peak, (self.leaf.peak_memory_bytes() or 0) if self.leaf.out_of_memory() else 0)
+                cpu_s = max(cpu_s or 0.0, self.leaf.cpu_time_s()) or cpu_s
+            self._end(Exit(**self._decoded_status(), cpu_time_s=cpu_s, peak_memory_bytes=peak or None))
 
     def _decoded_status(self) -> dict[str, Any]:
         if self._status is None:

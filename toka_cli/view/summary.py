@@ -61,9 +61,9 @@ def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = T
         lines.append([Span(f"  {denied} {'act was' if denied == 1 else 'acts were'} denied for want of a grant", "warn")])
     told = view.warnings if warnings else []
     for warning in told[:SHOWN]:
-        first, *more = warning.split("\n")[:WARNING_LINES]
+        first, *rest = warning.split("\n")[:WARNING_LINES]
         lines.append([Span("  warning: ", "warn"), Span(safe(first, 300))])
-        lines += [[Span("    "), Span(safe(line, 300))] for line in more]
+        lines += [[Span("    "), Span(safe(line, 300))] for line in rest]
     if len(told) > SHOWN:
         lines.append([Span(f"  and {len(told) - SHOWN} more warnings", "dim")])
     files = [f"{safe(it.path)} ({format_bytes(it.size_bytes)})" for it in view.deliverables[:SHOWN]]
