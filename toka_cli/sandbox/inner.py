@@ -35,6 +35,7 @@ class Calls(NamedTuple):
     namespaces: bool
     ipc: bool
     netlink: bool
+    truncate: bool = True
 
     def template(self, protected: int) -> bytes:
         """A filter that protects so many processes, which do not exist yet. Kept. Raises OSError on a machine whose numbers are not known."""
@@ -55,8 +56,9 @@ def _template(calls: Calls, count: int) -> bytes:
     # Assembling takes half as long as a fork: it is done once, in the fork server.
     stand_ins = tuple(_STAND_IN + at for at in range(count))
     return seccomp.program(
-        inet=calls.inet, unix=calls.unix, namespaces=calls.namespaces, ipc=calls.ipc, netlink=calls.netlink, protect_pids=stand_ins
-    )
+        inet=calls.inet, unix=calls.unix, namespaces=calls.namespaces, ipc=calls.ipc, netlink=calls.netlink, truncate=calls.truncate,
+        protect_pids=stand_ins,
+    )  # fmt: skip
 
 
 def _word(number: int) -> bytes:

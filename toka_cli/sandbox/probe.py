@@ -32,7 +32,7 @@ _LISTED: Final = ("/", "/usr", "/usr/bin", os.path.dirname(os.__file__))
 
 # What a Landlock of that version does not hold: (first ABI that does, what is missing).
 GAPS: Final = (
-    (3, "emptying files that can be seen but not written (truncate)"),
+    (3, "emptying files by their path (truncate): refused altogether"),
     (4, "TCP connections (so no proxy without namespaces)"),
     (5, "ioctl on devices"),
     (6, "signals and abstract unix sockets to processes outside"),

@@ -115,6 +115,7 @@ def program(
     namespaces: bool,
     ipc: bool,
     netlink: bool = False,
+    truncate: bool = True,
     protect_pids: tuple[int, ...] = (),
     machine: syscalls.Machine | None = None,
 ) -> bytes:
@@ -123,7 +124,8 @@ def program(
     `namespaces`: this process lives in a network and a pid namespace of its own. It decides what `inet` means: there TCP and UDP, on what is a private
     loopback; elsewhere only TCP clients (Landlock says to which port; listening is refused, because the kernel would choose a port that Landlock does not see).
     `unix`: unix sockets of every kind; without it only connected pairs that can send to nobody else. `ipc`: SysV and POSIX message objects, for an own ipc
-    namespace. `netlink`: asking for routes and interfaces. Making namespaces is refused always.
+    namespace. `netlink`: asking for routes and interfaces. `truncate`: emptying files by their path, which Landlock sees from ABI 3 on; what was opened for
+    writing can always be emptied. Making namespaces is refused always.
     `protect_pids`: processes, as numbered here, at which no signal, priority, affinity or limit may be aimed, nor at their groups, nor at everybody. Other
     threads' numbers are not among them, and a number may be given to another process later: this stands behind Landlock's scope or a pid namespace.
     """
@@ -140,6 +142,8 @@ def program(
     made.aimed(_numbers_of(protect_pids))
     made.refuse_calls(ABSENT, errno.ENOSYS)
     made.refuse_calls(OTHER_PROCESSES + VIEW_OF_FILES + THE_KERNEL + THE_MACHINE + (() if ipc else MESSAGE_OBJECTS), errno.EPERM)
+    if not truncate:
+        made.refuse_calls(("truncate",), errno.EPERM)
     made.code.answer(bpf.ALLOW)
     return made.code.assemble()
 
