@@ -30,6 +30,11 @@ from toka_cli.state import query
 LIMIT_S = 60.0
 """No wait of a test is longer: it fails instead."""
 
+# Tests that were started by nohup(1) or from a background job are about signals all the same: what is ignored here would be ignored in all they start.
+for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP):
+    if signal.getsignal(_signum) == signal.SIG_IGN:
+        signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Spread the tests of whole programs, which mostly wait, over each worker's share, so that they wait beside others and none is left for the end."""
