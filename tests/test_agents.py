@@ -31,8 +31,6 @@ NINE = {
     "model-credentials",
 }
 TOP = ("agents", "completions", "tests", "toka_cli", ".ci", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore")
-LEVELS = {"full": ("full", "standard"), "standard": ("standard",)}
-"""What can be had on a machine, by the highest level that it reaches."""
 CACHES = shutil.ignore_patterns("__pycache__", "*.pyc", "*_cache")
 
 
@@ -111,16 +109,16 @@ def test_with_the_key_model_they_ask_for_one_before_anything_starts(toka: Any) -
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.skipif(importlib.util.find_spec("flit_core") is None, reason="flit_core is not installed (pip install -e '.[agents]')")
-@pytest.mark.parametrize("level", ["full", "standard"])
-def test_all_nine_succeed_and_leave_the_tree_as_it_was(toka: Any, tree: Path, level: str) -> None:
-    if level not in LEVELS.get(probe.walls().level, ()):
-        pytest.skip(f"this machine does not reach the level {level}")
+def test_all_nine_succeed_at_the_lower_level_and_leave_the_tree_as_it_was(toka: Any, tree: Path) -> None:
+    """What the machine reaches at most is tried by README.md's first command, which `.ci/run` runs too."""
+    if probe.walls().level == "process":
+        pytest.skip("this machine has no walls")
     if not (tree / ".ci" / "run").is_file():
         pytest.skip("this tree came without .ci/, so it is no clone")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@host.example", "-c", "commit.gpgsign=false"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "All of it"]):
         subprocess.run([*git, *words], cwd=tree, env=toka.environment(), check=True, timeout=60)
-    running = toka.start("orchestrate", "agents", "-o", "json", cwd=tree, env={"TOKA_PROCESS_WALLS": level})
+    running = toka.start("orchestrate", "agents", "-o", "json", cwd=tree, env={"TOKA_PROCESS_WALLS": "standard"})
     out, err = running.process.communicate(timeout=380)
     run = json.loads(out)["data"]["run"]
     failures = {

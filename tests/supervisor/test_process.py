@@ -8,7 +8,7 @@ import socket
 import msgspec
 
 from toka_cli.protocol.frames import pack_bytes
-from toka_cli.protocol.messages import ShimReport
+from toka_cli.protocol.messages import Limits, ShimReport
 from toka_cli.supervisor.cgroup import Base, Leaf
 from toka_cli.supervisor.governor import Governor
 from toka_cli.supervisor.process import CellProcess
@@ -41,6 +41,26 @@ def test_a_group_that_was_out_of_memory_had_reached_its_limit(tmp_path):
 def test_otherwise_the_peak_is_that_of_processes(tmp_path):
     """A group's own counts files that were read as well."""
     assert end_of(tmp_path, killed=0).peak_memory_bytes == 150 << 20
+
+
+def test_what_the_kernel_did_is_known_once_it_has_settled(tmp_path):
+    """Whoever sees the end in the same turn of the loop in which it came must not take an end by the kernel for a failure of the task."""
+    (tmp_path / "memory.events").write_text("oom_kill 1\n")
+    (tmp_path / "memory.peak").write_text("209715200\n")
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            governor = Governor()
+            cell = CellProcess(ours, governor)
+            cell.leaf = Leaf(folders={"memory": Base(tmp_path, 2)}, held={"memory"})
+            governor.watch(cell, Limits(memory_bytes=200 << 20))
+            cell._take(ShimReport("empty", cpu_time_s=0.03, peak_memory_bytes=150 << 20))
+            await cell.settle()
+            await governor.close()
+            return cell.breached.result()
+
+    assert asyncio.run(main()).startswith("limit.memory: resource limit exceeded: memory usage ")
 
 
 def test_an_order_that_comes_too_late_loses_no_last_word():

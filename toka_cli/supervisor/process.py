@@ -106,6 +106,8 @@ class CellProcess(asyncio.Protocol):
 
     async def settle(self) -> None:
         """Once it has ended: a last look at what is only looked at now and then. `breached` is set if that was too much."""
+        # Whoever waits for the end may be woken before those who were told of it first.
+        self._governor.forget(self)
         if self.last_look is not None:
             await self.last_look()
 
