@@ -132,7 +132,7 @@ def test_all_nine_succeed_at_the_lower_level_and_leave_the_tree_as_it_was(toka: 
     assert {task["state"] for agent in run["agents"] for task in agent["tasks"]} == {"succeeded"}
     assert all(gate["state"] == "succeeded" for agent in run["agents"] for gate in agent["gates"])
     assert {found["agent"] for found in run["deliverables"]} == NINE
-    assert {agent["isolation"]["level"] for agent in run["agents"]} == {level}
+    assert {agent["isolation"]["level"] for agent in run["agents"]} == {"standard"}
     status = subprocess.run([*git, "status", "--porcelain"], cwd=tree, env=toka.environment(), capture_output=True, text=True, timeout=60)
     assert (status.returncode, status.stdout) == (0, "")
 
