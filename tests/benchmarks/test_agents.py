@@ -115,7 +115,8 @@ def parent(pid):
 def test_memory_of_fifty_agents_alive(bench):
     count = 50
     os.mkfifo(bench.work / "go")
-    folder = bench.specs({f"n{n}": ([{"run": "read x < go"}], (), {}) for n in range(count)})
+    granted = {"security": {"capabilities_required": ["script-execution"]}}
+    folder = bench.specs({f"n{n}": ([{"run": "read x < go"}], (), granted) for n in range(count)})
     process = subprocess.Popen(
         [*bench.toka, "orchestrate", str(folder), "-o", "jsonl", "--max-agents", str(count)], env=bench.env, cwd=bench.work, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
