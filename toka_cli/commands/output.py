@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TextIO
 
 from toka_cli.errors import InvalidSpecs, Problem, TokaError, Unavailable
 from toka_cli.view.json import encode_json
-from toka_cli.view.style import Span, paint
+from toka_cli.view.style import Span, paint, warning_lines
 from toka_cli.view.terminal import Terminal, judge
 from toka_cli.view.text import clean
 
@@ -111,9 +111,7 @@ class Output:
     def warn(self, text: str) -> None:
         """Say that something is not as it should be, unless -q."""
         if not self.quiet:
-            first, *more = text.split("\n")
-            lines: list[Text] = [[Span("warning: ", "warn"), Span(self._clean(first, self.err))]]
-            self._aside(lines + [[Span("  "), Span(self._clean(line, self.err))] for line in more])
+            self._aside(warning_lines(text, lambda line: self._clean(line, self.err)))
 
     def hint(self, text: str) -> None:
         """Say what to do next, unless -q."""

@@ -6,6 +6,7 @@ same four tools answer to the names `cortex_*` too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Final
 
 import msgspec
@@ -184,10 +185,7 @@ _OWN: Final = (
 
 
 def _also_called(tool: Tool, name: str) -> Tool:
-    return Tool(
-        name, f"The same as {tool.name}.", tool.arguments, tool.result, tool.power, tool.effect, tool.where, tool.read_only, tool.run,
-        calls_per_minute=tool.calls_per_minute, alias_of=tool.name,
-    )  # fmt: skip
+    return replace(tool, name=name, description=f"The same as {tool.name}.", alias_of=tool.name)
 
 
 TOOLS: Final = (*_OWN, *(_also_called(tool, tool.name.replace("memory_", "cortex_")) for tool in _OWN))

@@ -18,7 +18,7 @@ from toka_cli.view.activity import waiting
 from toka_cli.view.causes import counts, duration, lasted
 from toka_cli.view.causes import last_words as words_of
 from toka_cli.view.queued import drain
-from toka_cli.view.style import Line, Span, paint
+from toka_cli.view.style import Line, Span, paint, warning_lines
 from toka_cli.view.summary import WARNING_LINES, summary_lines
 from toka_cli.view.terminal import Terminal, judge
 from toka_cli.view.text import ci_safe, shown
@@ -138,10 +138,7 @@ class PlainRenderer:
         match event:
             case e.RunWarned():
                 self._warned += 1
-                first, *more = event.message.split("\n")[:WARNING_LINES]
-                yield [Span("warning: ", "warn"), Span(self._safe(first, _LINE))]
-                # Indented, so that no name in a warning can look like a line of toka's own.
-                yield from ([Span("  "), Span(self._safe(line, _LINE))] for line in more)
+                yield from warning_lines(event.message, lambda line: self._safe(line, _LINE), most=WARNING_LINES)
             case e.RunPaused():
                 yield [Span(f"run paused by {self._safe(event.by)}", "warn")]
             case e.RunResumed():

@@ -12,6 +12,7 @@ from toka_cli.view.text import display_width, fit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final, NamedTuple
 
 STYLES: Final[dict[str, tuple[str, str]]] = {
@@ -52,6 +53,12 @@ def paint(line: Line, *, color: bool) -> str:
     if not color:
         return "".join(span.text for span in line)
     return "".join(f"\x1b[{STYLES[span.style][0]}m{span.text}\x1b[0m" if span.style and span.text else span.text for span in line)
+
+
+def warning_lines(text: str, clean: Callable[[str], str], indent: str = "", most: int | None = None) -> list[Line]:
+    """Return a warning as lines, `most` at most, each cleaned by itself. All but the first stand two columns in: no name can look like a line of toka's own."""
+    first, *more = text.split("\n")[:most]
+    return [[Span(f"{indent}warning: ", "warn"), Span(clean(first))], *([Span(f"{indent}  "), Span(clean(line))] for line in more)]
 
 
 def cut(line: Line, width: int, *, ascii_only: bool = False) -> list[Span]:

@@ -14,7 +14,7 @@ from toka_cli.lifecycle import RUN_FINAL, AgentState, RunState
 from toka_cli.state.snapshot import AgentView, RunView
 from toka_cli.units import format_bytes
 from toka_cli.view.causes import cause, counts, duration, said
-from toka_cli.view.style import STATE_STYLES, Line, Span
+from toka_cli.view.style import STATE_STYLES, Line, Span, warning_lines
 from toka_cli.view.text import clean, shown
 from toka_cli.view.usage import asked, cost, spenders, turns, usage_text, workstreams
 
@@ -61,9 +61,7 @@ def summary_lines(view: RunView, *, ascii_only: bool = False, warnings: bool = T
         lines.append([Span(f"  {denied} {'act was' if denied == 1 else 'acts were'} denied for want of a grant", "warn")])
     told = view.warnings if warnings else []
     for warning in told[:SHOWN]:
-        first, *rest = warning.split("\n")[:WARNING_LINES]
-        lines.append([Span("  warning: ", "warn"), Span(safe(first, 300))])
-        lines += [[Span("    "), Span(safe(line, 300))] for line in rest]
+        lines += warning_lines(warning, lambda line: safe(line, 300), "  ", WARNING_LINES)
     if len(told) > SHOWN:
         lines.append([Span(f"  and {len(told) - SHOWN} more warnings", "dim")])
     files = [f"{safe(it.path)} ({format_bytes(it.size_bytes)})" for it in view.deliverables[:SHOWN]]
